@@ -1,0 +1,164 @@
+"""Where the frozen encoder's weights come from: a file, torchvision, or nowhere (random).
+
+The paper does not say. An encoder without FFC and with two layers per block is torchvision's
+ResNet-18; any other architecture needs weights of its own.
+"""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ffcad.resnet import FFCResNet
+
+# Every fit of an architecture shares its frozen encoder, so random weights ignore the case's seed.
+RANDOM_ENCODER_SEED = 20250821
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read or do not belong to the architecture."""
+
+
+class RandomEncoderWarning(UserWarning):
+    """The frozen encoder has random weights: the results say little about the method."""
+
+
+def load_encoder_weights(encoder: FFCResNet, source: str) -> str:
+    """Gives the encoder its weights.
+
+    Args:
+        encoder: a frozen encoder, or any `FFCResNet`.
+        source: 'random', 'torchvision' (ResNet-18, ImageNet, downloaded once), or the path of a
+            state dict (.pth, .pt or .safetensors) with torchvision's or the FFC release's names.
+
+    Returns:
+        A digest of the weights, 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: if the file is missing or unreadable, or belongs to another architecture.
+    """
+    if source == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_ENCODER_SEED)
+            fresh = FFCResNet(**encoder.architecture)
+        encoder.load_state_dict(fresh.state_dict())
+        warnings.warn(
+            "the frozen encoder has random weights; results say little about the method "
+            "(give weights with encoder_weights)",
+            RandomEncoderWarning,
+            stacklevel=2,
+        )
+    else:
+        state = _download() if source == "torchvision" else _read(Path(source))
+        load_release_state(encoder, state, source)
+    return state_digest(encoder.state_dict())
+
+
+def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str = "state dict"):
+    """Loads the FFC release's `ffc_resnet18`, or torchvision's `resnet18` where ratio is 0.
+
+    The classifier, and stages that the encoder does not have, are left out.
+
+    Args:
+        encoder: of the same ratio, layers and width.
+        state: name -> tensor.
+        source: what messages call it.
+
+    Raises:
+        WeightsError: if names or shapes differ, with the first of them.
+    """
+    names = {k.removeprefix("module."): v for k, v in state.items()}
+    if "layer1.0.conv1.weight" in names:
+        if encoder.architecture["ratio"] != 0 or encoder.architecture["layers"] != 2:
+            raise WeightsError(
+                f"{source}: a plain ResNet-18 fits global_ratio 0 (or ffc_encoder off) with "
+                f"ffc_layers 2 only, but the encoder has global_ratio "
+                f"{encoder.architecture['ratio']} and ffc_layers {encoder.architecture['layers']}; "
+                "give weights of that architecture, or encoder_weights 'random'"
+            )
+        names = {_from_torchvision(k): v for k, v in names.items()}
+    own = encoder.state_dict()
+    unused = ("fc.", *(f"layer{i}." for i in range(encoder.stages + 1, 5)))
+    names = {k: v for k, v in names.items() if not k.startswith(unused)}
+    wrong = [f"{k} is missing" for k in own if k not in names]
+    wrong += [f"{k} has no place" for k in names if k not in own]
+    wrong += [
+        f"{k} has shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+        for k, v in names.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise WeightsError(
+            f"{source} belongs to another architecture: {'; '.join(wrong[:3])}{more}"
+        )
+    if any(not torch.isfinite(v).all() for v in names.values()):
+        raise WeightsError(f"{source} holds values that are not finite")
+    encoder.load_state_dict(names)
+
+
+def source_digest(source: str) -> str:
+    """What names the weights in a fit's key: a file's content, or the word itself."""
+    if source in ("random", "torchvision"):
+        return source
+    try:
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    except OSError as e:
+        raise WeightsError(f"{source}: {e.strerror or e}") from e
+
+
+def state_digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file; encoder_weights is 'random', 'torchvision' or a path"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # whatever a truncated or foreign file makes the reader raise
+        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise WeightsError(f"{path} cannot be read as weights: {reason}") from e
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} is no state dict (names and tensors)")
+    return state
+
+
+def _download() -> dict[str, Tensor]:
+    from torchvision.models import ResNet18_Weights
+
+    try:
+        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except OSError as e:
+        raise WeightsError(
+            f"torchvision's ResNet-18 weights could not be downloaded ({e}); download them "
+            "elsewhere and give the file's path as encoder_weights"
+        ) from e
+
+
+def _from_torchvision(name: str) -> str:
+    """layer2.0.bn1.weight -> layer2.0.conv1.bn_l.weight, and so on; the stem keeps its names."""
+    if not name.startswith("layer"):
+        return name
+    name = name.replace(".downsample.0.", ".downsample.ffc.convl2l.")
+    name = name.replace(".downsample.1.", ".downsample.bn_l.")
+    for i in ("1", "2"):
+        name = name.replace(f".bn{i}.", f".conv{i}.bn_l.")
+        name = name.replace(f".conv{i}.weight", f".conv{i}.ffc.convl2l.weight")
+    return name
