@@ -41,7 +41,7 @@ def simulate_anomalies(
         be empty where the noise stayed below the threshold.
     """
     b, _, h, w = images.shape
-    noise = perlin_noise(b, h, w, generator, perlin_max_exponent).to(images.device)
+    noise = perlin_noise(b, h, w, generator, perlin_max_exponent, images.device)
     chosen = torch.rand(b, generator=generator) < probability
     opacity = opacity_min + (1 - opacity_min) * torch.rand(b, generator=generator)
     source = _shifted(images, generator) if textures is None else textures
@@ -54,25 +54,37 @@ def simulate_anomalies(
 
 
 def perlin_noise(
-    batch: int, height: int, width: int, generator: torch.Generator, max_exponent: int
+    batch: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    max_exponent: int,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Perlin noise with a random number of cells per axis, turned by up to 90 degrees.
 
     Turning the coordinates instead of the finished noise needs no interpolation; outside the turned
     square the noise is 0, as in DRAEM.
 
+    Args:
+        batch, height, width: of the result.
+        generator: on the CPU.
+        max_exponent: cells per axis are 2**e, e uniform in 0 .. max_exponent - 1.
+        device: where it is computed.
+
     Returns:
-        (batch, height, width) in [-1, 1], on the CPU.
+        (batch, height, width) in [-1, 1].
     """
     exponents = torch.randint(max_exponent, (batch, 2), generator=generator)
-    cells = (2**exponents).float()  # (B, 2): along y, along x
-    turn = (torch.rand(batch, generator=generator) * 2 - 1) * (math.pi / 2)
+    cells = (2**exponents).float().to(device)  # (B, 2): along y, along x
+    turn = ((torch.rand(batch, generator=generator) * 2 - 1) * (math.pi / 2)).to(device)
     side = 2 ** (max_exponent - 1) + 1
-    angles = torch.rand(batch, side, side, generator=generator) * (2 * math.pi)
+    angles = torch.rand(batch, side * side, generator=generator).to(device) * (2 * math.pi)
+    slope_y, slope_x = angles.cos(), angles.sin()  # (B, side * side): the grid's gradients
 
     # Pixel centres relative to the middle, in pixels, turned; then as a share of each side.
-    ys = torch.arange(height) + 0.5 - height / 2
-    xs = torch.arange(width) + 0.5 - width / 2
+    ys = torch.arange(height, device=device) + 0.5 - height / 2
+    xs = torch.arange(width, device=device) + 0.5 - width / 2
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
     v = (cos * y + sin * x) / height + 0.5  # (B, H, W)
@@ -83,12 +95,13 @@ def perlin_noise(
     gx = (u.clamp(0, 1 - 1e-6)) * cells[:, 1, None, None]
     iy, ix = gy.floor(), gx.floor()
     fy, fx = gy - iy, gx - ix
-    iy, ix = iy.long(), ix.long()
-    sample = torch.arange(batch)[:, None, None]
+    corners = (iy * side + ix).long().flatten(1)  # (B, H * W)
 
     def corner(dy: int, dx: int) -> Tensor:
-        angle = angles[sample, iy + dy, ix + dx]
-        return angle.cos() * (fy - dy) + angle.sin() * (fx - dx)
+        at = corners + (dy * side + dx)
+        gradient_y = slope_y.gather(1, at).view_as(fy)
+        gradient_x = slope_x.gather(1, at).view_as(fx)
+        return gradient_y * (fy - dy) + gradient_x * (fx - dx)
 
     wy, wx = _fade(fy), _fade(fx)
     top = torch.lerp(corner(0, 0), corner(0, 1), wx)

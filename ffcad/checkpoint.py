@@ -18,6 +18,7 @@ KEYS = frozenset(
         "encoder_digest",
         "iteration",
         "history",
+        "loss",
         "seconds",
         "model",
         "optimizer",
@@ -57,8 +58,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as e:  # whatever a truncated or foreign file makes torch raise
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from e
-    if not isinstance(state, dict) or not set(state) >= KEYS:
+    if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of ffcad")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}")
+    if not set(state) >= KEYS:
+        raise CheckpointError(f"{path} is no checkpoint of ffcad")
     return state

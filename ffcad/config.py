@@ -175,7 +175,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            _check(f, getattr(self, f.name))
+            value = getattr(self, f.name)
+            _check(f, value)
+            if f.metadata["kind"] is float and type(value) is int:
+                # JSON, search spaces and people write 1 for 1.0; both must have one digest.
+                object.__setattr__(self, f.name, float(value))
         if self.autoencoder_iterations + self.head_iterations == 0:
             raise ConfigError(
                 "autoencoder_iterations and head_iterations are both 0; at least one must be 1 or "
@@ -215,14 +219,8 @@ class TrainConfig:
         Raises:
             ConfigError: if a name is no knob (with the nearest name), or a value is not allowed.
         """
-        names = knobs()
         for key in values:
             check_knob(key)
-        # JSON and search spaces write 1 for 1.0.
-        values = {
-            key: float(v) if names[key].metadata["kind"] is float and type(v) is int else v
-            for key, v in values.items()
-        }
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def load_encoder_weights(encoder: FFCResNet, source: str) -> str:
             stacklevel=2,
         )
     else:
+        if source == "torchvision":
+            _check_takes_resnet18(encoder, "torchvision")
         state = _download() if source == "torchvision" else _read(Path(source))
         load_release_state(encoder, state, source)
     return state_digest(encoder.state_dict())
@@ -71,15 +73,11 @@ def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str
     """
     names = {k.removeprefix("module."): v for k, v in state.items()}
     if "layer1.0.conv1.weight" in names:
-        if encoder.architecture["ratio"] != 0 or encoder.architecture["layers"] != 2:
-            raise WeightsError(
-                f"{source}: a plain ResNet-18 fits global_ratio 0 (or ffc_encoder off) with "
-                f"ffc_layers 2 only, but the encoder has global_ratio "
-                f"{encoder.architecture['ratio']} and ffc_layers {encoder.architecture['layers']}; "
-                "give weights of that architecture, or encoder_weights 'random'"
-            )
+        _check_takes_resnet18(encoder, source)
         names = {_from_torchvision(k): v for k, v in names.items()}
     own = encoder.state_dict()
+    # Files from before PyTorch 0.4.1, torchvision's own among them, have no such counters.
+    names |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in names}
     unused = ("fc.", *(f"layer{i}." for i in range(encoder.stages + 1, 5)))
     names = {k: v for k, v in names.items() if not k.startswith(unused)}
     wrong = [f"{k} is missing" for k in own if k not in names]
@@ -97,6 +95,16 @@ def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str
     if any(not torch.isfinite(v).all() for v in names.values()):
         raise WeightsError(f"{source} holds values that are not finite")
     encoder.load_state_dict(names)
+
+
+def _check_takes_resnet18(encoder: FFCResNet, source: str) -> None:
+    ratio, layers = encoder.architecture["ratio"], encoder.architecture["layers"]
+    if ratio != 0 or layers != 2:
+        raise WeightsError(
+            f"{source}: a plain ResNet-18 fits global_ratio 0 (or ffc_encoder off) with "
+            f"ffc_layers 2 only, but the encoder has global_ratio {ratio} and ffc_layers {layers}; "
+            "give weights of that architecture, or encoder_weights 'random'"
+        )
 
 
 def source_digest(source: str) -> str:
@@ -145,7 +153,7 @@ def _download() -> dict[str, Tensor]:
 
     try:
         return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except OSError as e:
+    except (OSError, RuntimeError) as e:  # RuntimeError: what came has another checksum
         raise WeightsError(
             f"torchvision's ResNet-18 weights could not be downloaded ({e}); download them "
             "elsewhere and give the file's path as encoder_weights"

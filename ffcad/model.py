@@ -148,6 +148,8 @@ class SegmentationHead(nn.Module):
         self.pooling = AtrousPooling(channels)
         self.mask = nn.Sequential(*conv_norm_act(channels, channels, 3), nn.Conv2d(channels, 1, 1))
         initialise(self)
+        # He's fan_out of a single output channel would start with logits of a spread of 14.
+        nn.init.xavier_normal_(self.mask[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 448, H/4, W/4) -> logits (B, 1, H/4, W/4)."""

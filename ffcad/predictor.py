@@ -89,15 +89,18 @@ class Predictor:
     Args:
         model: a trained `FFCAD`.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+        use_head: False takes the feature discrepancy, which needs no trained head; None does so
+            where the configuration trains none.
     """
 
-    def __init__(self, model: FFCAD, device: str = "auto") -> None:
+    def __init__(self, model: FFCAD, device: str = "auto", use_head: bool | None = None) -> None:
         self.model = model.to(pick_device(device)).eval()
         self.config = model.config
+        self.use_head = self.config.head_iterations > 0 if use_head is None else use_head
 
     @classmethod
     def load(cls, checkpoint: Path, device: str = "auto") -> "Predictor":
-        """Reads a training's checkpoint.
+        """Reads a training's checkpoint; one from stage one detects by the feature discrepancy.
 
         Raises:
             CheckpointError: if it is missing, unreadable, or of another version.
@@ -105,7 +108,7 @@ class Predictor:
         state = load_checkpoint(checkpoint)
         model = FFCAD(TrainConfig.from_dict(state["config"]))
         model.load_state_dict(state["model"])
-        return cls(model, device)
+        return cls(model, device, state["iteration"] > model.config.autoencoder_iterations)
 
     def __call__(self, images: np.ndarray | Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and maps.
@@ -117,17 +120,19 @@ class Predictor:
             Anomaly scores (N,) and anomaly maps (N, S, S) with S = config.image_size, float32.
 
         Raises:
-            ValueError: if an array has another shape or type.
+            ValueError: if an array has another shape or type, or there is no image.
             DataError: if a file is no image.
         """
         size = self.config.image_size
         if not isinstance(images, np.ndarray):
             from ffcad.datasets import read_image
 
-            images = np.stack([read_image(Path(path), size) for path in images])
+            images = np.array([read_image(Path(path), size) for path in images], np.uint8)
+        if len(images) == 0:
+            raise ValueError("no images were given; give at least one")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"images must be uint8 (N, {size}, {size}, 3) but got {images.dtype} "
                 f"{images.shape}; give files to have them resized"
             )
-        return predict(self.model, images, use_head=self.config.head_iterations > 0)
+        return predict(self.model, images, use_head=self.use_head)

@@ -9,6 +9,7 @@ seed and i alone. So a training that was killed and goes on from its checkpoint 
 weights as one that was not, whatever the number of loader workers.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ AUTOENCODER, HEAD = "autoencoder", "head"
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became infinite or not a number: the configuration does not train."""
+    """The loss, or the weights that it led to, became infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Progress:
         iteration: iterations done, both stages counted.
         iterations: iterations of both stages.
         loss: of this iteration.
-        seconds: spent so far, in earlier sittings too, evaluation included.
+        seconds: spent so far, in earlier sittings too; evaluation included, the caller's time not.
         metrics: at evaluations the select split's ('select_image_auroc', ...), at the end the
             report split's as well; else None.
         history: all evaluations so far: iteration, stage, mean loss since the last, metrics.
@@ -103,16 +104,18 @@ def train(
     if checkpoint is not None and checkpoint.is_file():
         fit.restore(checkpoint)
     if fit.iteration == config.iterations:
-        yield fit.progress(fit.last_loss(), fit.last_metrics())
+        yield fit.progress(fit.last_metrics())
         return
     started = time.perf_counter() - fit.seconds
     for batch in fit.loader():
-        loss = fit.step(batch)
-        metrics = fit.evaluate(loss) if fit.evaluation_is_due() else None
+        fit.step(batch)
+        metrics = fit.evaluate() if fit.evaluation_is_due() else None
         fit.seconds = time.perf_counter() - started
         if metrics is not None and checkpoint is not None:
             fit.save(checkpoint)
-        yield fit.progress(loss, metrics)
+        yielded = time.perf_counter()
+        yield fit.progress(metrics)
+        started += time.perf_counter() - yielded  # the caller's time is not the training's
 
 
 class _Fit:
@@ -146,7 +149,8 @@ class _Fit:
         self.iteration = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self.losses: list[float] = []
+        self.loss = math.nan  # of the last iteration
+        self.losses: list[float] = []  # since the last evaluation
         self._enter_stage()
 
     @property
@@ -177,8 +181,8 @@ class _Fit:
             pin_memory=self.device.type == "cuda",
         )
 
-    def step(self, batch: dict[str, Tensor]) -> float:
-        """One iteration; returns its loss."""
+    def step(self, batch: dict[str, Tensor]) -> None:
+        """One iteration."""
         if self.iteration == self.config.autoencoder_iterations and self.iteration > 0:
             self._enter_stage()
         rate = stage_learning_rate(self.config, self.iteration)
@@ -188,11 +192,7 @@ class _Fit:
             loss = self._loss(batch)
         value = loss.item()
         if not np.isfinite(value):
-            raise NonFiniteLoss(
-                f"the loss became {value} in stage {self.stage!r} at iteration "
-                f"{self.iteration + 1}; lower {self.config.optimizer}_learning_rate or set "
-                "gradient_clip"
-            )
+            raise self._diverged(f"the loss became {value}", self.iteration + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.config.gradient_clip is not None:
@@ -201,8 +201,8 @@ class _Fit:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.iteration += 1
+        self.loss = value
         self.losses.append(value)
-        return value
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Each stage computes what it trains and no more (decision 6 in docs/design.md)."""
@@ -222,21 +222,28 @@ class _Fit:
             model.head(product), mask, self.config.focal_gamma, self.config.l1_weight
         )
 
+    def _diverged(self, what: str, iteration: int) -> NonFiniteLoss:
+        stage = AUTOENCODER if iteration <= self.config.autoencoder_iterations else HEAD
+        return NonFiniteLoss(
+            f"{what} in stage {stage!r} at iteration {iteration}; lower "
+            f"{self.config.optimizer}_learning_rate or set gradient_clip"
+        )
+
     def evaluation_is_due(self) -> bool:
         """Every so many iterations, at the end of stage one, and at the end."""
         ends = (self.config.autoencoder_iterations, self.config.iterations)
         return self.iteration % self.config.evaluate_every == 0 or self.iteration in ends
 
-    def evaluate(self, loss: float) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Metrics of the select split and, at the end, of the report split; kept in the history."""
         # At the end of stage one the head is not trained yet: the discrepancy speaks.
         use_head = self.iteration > self.config.autoencoder_iterations
-        metrics = _split_metrics(self.model, self.data.select, "select", use_head)
+        metrics = self._split_metrics(self.data.select, "select", use_head)
         if self.iteration == self.config.iterations:
             if self.data.report is self.data.select:
                 metrics |= {k.replace("select", "report", 1): v for k, v in metrics.items()}
             else:
-                metrics |= _split_metrics(self.model, self.data.report, "report", use_head)
+                metrics |= self._split_metrics(self.data.report, "report", use_head)
         self.history.append(
             {
                 "iteration": self.iteration,
@@ -248,24 +255,27 @@ class _Fit:
         self.losses = []
         return metrics
 
-    def progress(self, loss: float, metrics: dict[str, float] | None) -> Progress:
+    def _split_metrics(self, split: Split, name: str, use_head: bool) -> dict[str, float]:
+        scores, maps = predict(self.model, split.images, use_head=use_head)
+        if not np.isfinite(maps).all():  # the last step's loss was finite, its gradient was not
+            raise self._diverged("the anomaly maps became infinite or not a number", self.iteration)
+        metrics = all_metrics(scores, split.labels, maps, split.masks)
+        return {f"{name}_{key}": value for key, value in metrics.items()}
+
+    def progress(self, metrics: dict[str, float] | None) -> Progress:
         """What the caller sees after an iteration."""
         in_head = self.iteration > self.config.autoencoder_iterations
         return Progress(
             stage=HEAD if in_head else AUTOENCODER,
             iteration=self.iteration,
             iterations=self.config.iterations,
-            loss=loss,
+            loss=self.loss,
             seconds=self.seconds,
             metrics=metrics,
             history=list(self.history),
             final=self.iteration == self.config.iterations,
             model=self.model,
         )
-
-    def last_loss(self) -> float:
-        """The loss of the last evaluation."""
-        return self.history[-1]["loss"]
 
     def last_metrics(self) -> dict[str, float]:
         """The metrics of the last evaluation."""
@@ -290,6 +300,7 @@ class _Fit:
                 "config": self.config.to_dict(),
                 "iteration": self.iteration,
                 "history": self.history,
+                "loss": self.loss,
                 "seconds": self.seconds,
                 "model": self.model.state_dict(),
                 "optimizer": None if done else self.optimizer.state_dict(),
@@ -317,6 +328,7 @@ class _Fit:
                 )
         self.iteration = state["iteration"]
         self.history, self.seconds = state["history"], state["seconds"]
+        self.loss = state["loss"]
         self.model.load_state_dict(state["model"])
         self._enter_stage()
         # At a change of stage the optimizer in the file is the old stage's.
@@ -324,9 +336,3 @@ class _Fit:
         if state["optimizer"] is not None and not starts_stage:
             self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _split_metrics(model: FFCAD, split: Split, name: str, use_head: bool) -> dict[str, float]:
-    scores, maps = predict(model, split.images, use_head=use_head)
-    metrics = all_metrics(scores, split.labels, maps, split.masks)
-    return {f"{name}_{key}": value for key, value in metrics.items()}

@@ -1,0 +1,8 @@
+"""`python -m ffcad describe`, `fit` and `predict`."""
+
+import sys
+
+from ffcad.commands import main
+
+if __name__ == "__main__":  # loader workers may import this module anew
+    sys.exit(main())

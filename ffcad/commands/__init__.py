@@ -1,0 +1,60 @@
+"""The method on the command line: `python -m ffcad describe | fit | predict`.
+
+Exit codes: 0 done; 1 some files could not be inspected (predict); 2 the user's mistake; 3 the loss
+became infinite or not a number (fit); 130 interrupted.
+"""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from ffcad import __version__
+from ffcad.checkpoint import CheckpointError
+from ffcad.commands import describe, fit, predict
+from ffcad.commands.arguments import UsageError
+from ffcad.config import ConfigError
+from ffcad.datasets import DataError
+from ffcad.encoder_weights import WeightsError
+from ffcad.metrics import MetricError
+from ffcad.training import NonFiniteLoss
+
+MISTAKES = (UsageError, ConfigError, DataError, WeightsError, CheckpointError, MetricError)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake; argparse would print its usage before it."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the arguments after `python -m ffcad`; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = _Parser(prog="python -m ffcad", description="FFC-AD, without a cluster.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (describe, fit, predict):
+        command.add_parser(commands)
+    try:
+        args = parser.parse_args(argv)
+        return args.run(args)
+    except SystemExit as e:  # argparse has printed help, the version or an error
+        return e.code
+    except MISTAKES as e:
+        return _fail(args.command, e, 2)
+    except NonFiniteLoss as e:
+        return _fail(args.command, e, 3)
+    except KeyboardInterrupt as e:
+        return _fail(args.command, e if str(e) else "interrupted", 130)
+
+
+def _fail(command: str, message: object, code: int) -> int:
+    line = " ".join(str(message).split())
+    print(f"python -m ffcad {command}: error: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""One short file per question; `study/spaces.py` says what a file holds."""

@@ -1,0 +1,204 @@
+"""The command line of a study: flags into a StudyConfig, everything wrong with them in one line."""
+
+import argparse
+import ast
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ffcad.config import knobs
+from ffcad.datasets import DATA_LAYOUTS, PROTOCOLS, list_categories
+from study.config import (
+    HOLDOUTS,
+    LOG_CHECKPOINTS,
+    OBJECTIVES,
+    StudyConfig,
+    StudyError,
+    space_fields,
+)
+from study.spaces import Space, available_spaces, checked, load_space
+from study.trials import existing_study
+
+TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+DEFAULT_SPACE, DEFAULT_STORAGE = "smoke", "runs"
+# The one whose defects are largest, so that the smallest study sees them.
+SYNTHETIC_CATEGORY = "wood"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> None:
+        raise StudyError(f"{message}; --help lists the flags")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of `study/run.py`; those that were not given stay out of the namespace."""
+    parser = Parser(
+        prog="study/run.py",
+        description="A study of FFC-AD: searches a space of configurations on a data set's "
+        "categories, several at once, and logs every fit to MLflow. The same command again goes "
+        "on where it stopped.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data", choices=DATA_LAYOUTS, help="layout of the images on disk (default: synthetic)")
+    add("--data-root", metavar="DIR", help="folder of the images")
+    add(
+        "--categories",
+        metavar="A,B",
+        help=f"default: all; of the synthetic data {SYNTHETIC_CATEGORY}",
+    )
+    add("--textures", metavar="DIR", help="source images of simulated anomalies (default: none)")
+    add("--encoder-weights", metavar="W", help="random, torchvision, or a file")
+    add("--allow-duplicates", action="store_true", help="an image may be in train and test")
+    add(
+        "--space",
+        metavar="NAME",
+        help=f"{', '.join(available_spaces())}, or a .py file (default: {DEFAULT_SPACE})",
+    )
+    add("--set", metavar="KNOB=VALUE", action="append", help="pins a knob; may be repeated")
+    add("--num-trials", type=int, metavar="N", help="distinct configurations (default: 6)")
+    add("--seeds", metavar="0,1", help="each category is fitted once with each (default: 0)")
+    add("--select-on", choices=PROTOCOLS, help="what configurations are chosen on")
+    add("--holdout", choices=HOLDOUTS, help="what the holdout protocol halves")
+    add("--objective", choices=OBJECTIVES, metavar="M", help=", ".join(OBJECTIVES))
+    add("--no-early-stopping", action="store_true", help="no trial is stopped early")
+    add("--study", metavar="NAME", help="default: named after space, data and a digest")
+    add("--resume", metavar="NAME", help="goes on with a study; other flags only as they were")
+    add("--storage", metavar="DIR", help=f"of ledger and studies (default: {DEFAULT_STORAGE})")
+    add("--tracking-uri", metavar="URI", help="of MLflow (default: SQLite on the storage)")
+    add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copies into MLflow (default: last)")
+    add("--cpus-per-trial", type=int, metavar="N", help="cores of a trial (default: 1)")
+    add("--gpus-per-trial", type=float, metavar="N", help="may be a fraction (default: 1 if any)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[StudyConfig, Space]:
+    """A study and its search space from the command line.
+
+    Raises:
+        StudyError, SpaceError, ConfigError, DataError, LedgerError: with the user's one line.
+    """
+    given = vars(make_parser().parse_args(argv))
+    storage = Path(given.pop("storage", DEFAULT_STORAGE)).expanduser().resolve()
+    fields: dict[str, Any] = {"storage": str(storage)}
+    space = None
+    if "resume" in given:
+        name = given.pop("resume")
+        if given.get("study", name) != name:
+            raise StudyError("--resume and --study name two studies; give one of them")
+        old = StudyConfig(**existing_study(storage, name).read_document()["study"])
+        fields = {**old.to_dict(), **fields}
+        space = old.search_space()
+    if space is None or "space" in given:
+        space = load_space(given.get("space", DEFAULT_SPACE))
+    given.pop("space", None)
+    space = _pinned(space, given)
+    fields |= space_fields(space)
+    fields |= _fields(given)
+    fields["categories"] = _categories(fields)
+    if uri := fields.get("tracking_uri"):
+        _check_tracking(uri)
+    check_writable(storage)
+    return StudyConfig(**fields), space
+
+
+def check_writable(storage: Path) -> None:
+    """Tries the storage before anything depends on it.
+
+    Raises:
+        StudyError: if nothing can be written there.
+    """
+    probe = storage / f".probe-{os.getpid()}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as e:
+        raise StudyError(f"--storage {storage} cannot be written: {e.strerror or e}") from e
+
+
+def _pinned(space: Space, given: dict[str, Any]) -> Space:
+    values = dict(_setting(text) for text in given.pop("set", []))
+    if "encoder_weights" in given:
+        values["encoder_weights"] = given.pop("encoder_weights")
+    weights = values.get("encoder_weights")
+    if weights not in (None, "random", "torchvision"):
+        path = Path(weights).expanduser().resolve()
+        if not path.is_file():
+            raise StudyError(
+                f"--encoder-weights {weights!r} is no file; give random, torchvision or a file"
+            )
+        values["encoder_weights"] = str(path)
+    search = {k: d for k, d in space.search.items() if k not in values}
+    return checked(space.name, space.question, search, {**space.fixed, **values})
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """'knob=value' -> name and value; a word that is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise StudyError(f"--set takes KNOB=VALUE but got {text!r}")
+    words = {"true": True, "false": False, "none": None}
+    known = knobs().get(name)
+    if known is not None and known.metadata["kind"] is str:
+        return name, value
+    if value.lower() in words:
+        return name, words[value.lower()]
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags as StudyConfig's fields."""
+    fields = dict(given)
+    if "study" in fields:
+        fields["name"] = fields.pop("study")
+        if not fields["name"]:
+            raise StudyError("--study is empty; give a name, or leave the flag out")
+    if fields.pop("no_early_stopping", False):
+        fields["early_stopping"] = False
+    if "categories" in fields:
+        fields["categories"] = [name for name in fields["categories"].split(",") if name]
+    if "seeds" in fields:
+        try:
+            fields["seeds"] = [int(seed) for seed in fields["seeds"].split(",") if seed]
+        except ValueError as e:
+            raise StudyError(
+                f"--seeds must be numbers like 0,1,2 but got {given['seeds']!r}"
+            ) from e
+    for name in ("data_root", "textures"):
+        if name in fields:
+            flag = f"--{name.replace('_', '-')}"
+            path = Path(fields[name]).expanduser().resolve()
+            if not path.is_dir():
+                raise StudyError(f"{flag} {fields[name]!r} is no folder")
+            fields[name] = str(path)
+    return fields
+
+
+def _categories(fields: dict[str, Any]) -> list[str]:
+    """The categories given, which must exist, or the default ones."""
+    data, root = fields.get("data", "synthetic"), fields.get("data_root")
+    known = list_categories(data, None if root is None else Path(root))
+    if "categories" not in fields:
+        return [SYNTHETIC_CATEGORY] if data == "synthetic" else known
+    for name in fields["categories"]:
+        if name not in known:
+            raise StudyError(f"--categories: no category {name!r}; there are {', '.join(known)}")
+    return list(fields["categories"])
+
+
+def _check_tracking(uri: str) -> None:
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme not in TRACKING_SCHEMES:
+        raise StudyError(
+            f"--tracking-uri must be a database or a server ({', '.join(TRACKING_SCHEMES)}) but "
+            f"got {uri!r}; a SQLite file is sqlite:///folder/mlflow.db"
+        )

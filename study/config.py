@@ -1,0 +1,203 @@
+"""What a study is: its question, its cases, its budget, and how it is run."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import distribution_to_json
+
+from ffcad.config import knobs
+from ffcad.datasets import DATA_LAYOUTS, PROTOCOLS
+from study.spaces import Space, checked
+
+HOLDOUTS = ("halves", "types")
+LOG_CHECKPOINTS = ("last", "none")
+# What the paper's ablations call "Loc." (pixel AP) and "Det." (image AUROC): localisation is the
+# harder one and tells configurations apart when detection is near its ceiling.
+MASK_OBJECTIVE, IMAGE_OBJECTIVE = "select_pixel_ap", "select_image_auroc"
+OBJECTIVES = (
+    MASK_OBJECTIVE,
+    IMAGE_OBJECTIVE,
+    "select_image_ap",
+    "select_pixel_auroc",
+    "select_pixel_aupro",
+    "select_pixel_f1_max",
+)
+
+
+class StudyError(ValueError):
+    """A study that cannot be run as it was asked for; the message is the user's one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A study: one question, one data set with its cases, one budget.
+
+    Attributes:
+        space: the search space's name.
+        question: the first line of its lab card.
+        search: knob -> distribution, as Optuna's JSON.
+        fixed: knob -> value.
+        data: the layout on disk.
+        categories: of the data set.
+        seeds: each category is fitted once with each.
+        select_on, holdout: the protocol.
+        objective: the metric that configurations are chosen by, of the select split; None takes
+            pixel AP where every category has masks, else image AUROC.
+        early_stopping: whether weak trials are stopped.
+        sampler_seed: of Optuna's sampler.
+        data_root: where the data set is; None for the synthetic one.
+        textures: folder of the anomaly source images.
+        allow_duplicates: whether an image may be in two splits.
+        name: the study's; from a digest of the question where none was given.
+        storage: folder of ledger, studies and, by default, MLflow's files.
+        tracking_uri: MLflow's; None takes a SQLite file on the storage.
+        num_trials: distinct configurations, those of earlier sittings counted.
+        cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine.
+        log_checkpoints: whether each fit's last checkpoint is copied into MLflow.
+
+    Raises:
+        StudyError: if a value is not allowed.
+    """
+
+    space: str
+    question: str
+    search: dict[str, str]
+    fixed: dict[str, Any]
+    data: str = "synthetic"
+    categories: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    select_on: str = "holdout"
+    holdout: str = "halves"
+    objective: str | None = None
+    early_stopping: bool = True
+    sampler_seed: int = 0
+    data_root: str | None = None
+    textures: str | None = None
+    allow_duplicates: bool = False
+    name: str = ""
+    storage: str = "runs"
+    tracking_uri: str | None = None
+    num_trials: int = 6
+    cpus_per_trial: int = 1
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    log_checkpoints: str = field(default="last")
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        object.__setattr__(self, "categories", tuple(self.categories))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        _one_of("--data", self.data, DATA_LAYOUTS)
+        _one_of("--select-on", self.select_on, PROTOCOLS)
+        _one_of("--holdout", self.holdout, HOLDOUTS)
+        if self.objective is not None:
+            _one_of("--objective", self.objective, OBJECTIVES)
+        _one_of("--log-checkpoints", self.log_checkpoints, LOG_CHECKPOINTS)
+        for flag, values in (("--categories", self.categories), ("--seeds", self.seeds)):
+            if not values:
+                raise StudyError(f"{flag} is empty; give at least one")
+            if len(set(values)) < len(values):
+                raise StudyError(f"{flag} names one twice: {','.join(map(str, values))}")
+        if min(self.seeds) < 0:
+            raise StudyError(f"--seeds must be 0 or more but got {min(self.seeds)}")
+        _at_least("--num-trials", self.num_trials, 1)
+        _at_least("--cpus-per-trial", self.cpus_per_trial, 1)
+        if self.max_concurrent is not None:
+            _at_least("--max-concurrent", self.max_concurrent, 1)
+        if self.gpus_per_trial is not None:
+            _at_least("--gpus-per-trial", self.gpus_per_trial, 0)
+            if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
+                raise StudyError(
+                    f"--gpus-per-trial above 1 must be a whole number but got {self.gpus_per_trial}"
+                )
+        if not self.name:
+            digest = hashlib.sha256(json.dumps(self.asked(), sort_keys=True).encode()).hexdigest()
+            object.__setattr__(self, "name", f"{self.space}-{self.data}-{digest[:6]}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise StudyError(
+                f"--study must be 1 to 100 letters, digits, dots, dashes or underscores, a letter "
+                f"or digit first, but got {self.name!r}"
+            )
+
+    @property
+    def cases(self) -> list[tuple[str, int]]:
+        """(category, seed) in the order in which every trial walks them."""
+        return [(category, seed) for seed in self.seeds for category in self.categories]
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where MLflow is."""
+        return self.tracking_uri or f"sqlite:///{Path(self.storage).resolve() / 'mlflow.db'}"
+
+    def search_space(self) -> Space:
+        """The space to draw from."""
+        from optuna.distributions import json_to_distribution
+
+        search = {name: json_to_distribution(text) for name, text in self.search.items()}
+        return checked(self.space, self.question, search, self.fixed)
+
+    def asked(self) -> dict[str, Any]:
+        """What makes this study the one that it is: two studies of one name must agree on it.
+
+        Budget, resources and paths may differ between sittings; what the paths hold is compared by
+        the digests of the inputs.
+        """
+        names = knobs()
+        fixed = {
+            k: v
+            for k, v in self.fixed.items()
+            if names[k].metadata["numerical"] and k != "encoder_weights"
+        }
+        return {
+            "search": dict(sorted(self.search.items())),
+            "fixed": dict(sorted(fixed.items())),
+            "data": self.data,
+            "categories": list(self.categories),
+            "seeds": list(self.seeds),
+            "select_on": self.select_on,
+            "holdout": self.holdout,
+            "objective": self.objective,
+            "early_stopping": self.early_stopping,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON types."""
+        return dataclasses.asdict(self)
+
+
+def space_fields(space: Space) -> dict[str, Any]:
+    """The fields of a StudyConfig that come from its search space."""
+    return {
+        "space": space.name,
+        "question": space.question,
+        "search": {name: distribution_to_json(d) for name, d in space.search.items()},
+        "fixed": space.fixed,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two documents, one line each; nested ones by their keys."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += [f"{key}.{line}" for line in differences(a, b)]
+        elif a != b:
+            lines.append(f"{key} was {a!r} and is now {b!r}")
+    return lines
+
+
+def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise StudyError(f"{flag} must be one of {', '.join(allowed)} but got {value!r}")
+
+
+def _at_least(flag: str, value: float, least: int) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise StudyError(f"{flag} must be {least} or more but got {value}")

@@ -1,0 +1,271 @@
+"""What the user sees: one progress line, and at the end a table and the commands that go on."""
+
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from study.config import StudyConfig
+from study.ledger import FAILED, FINISHED, FitRecord, Ledger
+from study.trials import TrialRecord
+
+# Seconds between two plain lines, where standard output is no terminal.
+PLAIN_SECONDS = 10.0
+MOST_ROWS = 20
+# Of the report split; the header's two lines fit a narrow column.
+COLUMNS = {
+    "report_image_auroc": "image\nAUROC",
+    "report_pixel_auroc": "pixel\nAUROC",
+    "report_pixel_aupro": "pixel\nAUPRO",
+    "report_pixel_ap": "pixel\nAP",
+}
+METRICS_NOTE = "Metrics of the report split, means over the cases"
+
+
+@dataclass
+class Snapshot:
+    """A study at one moment.
+
+    Attributes:
+        records: of its trials.
+        fractions: running trial -> share of its work that is done.
+    """
+
+    records: list[TrialRecord]
+    fractions: dict[int, float]
+
+
+class ProgressLine:
+    """Shows how far a study is: a bar on a terminal, a plain line now and then elsewhere.
+
+    Asks for a snapshot once a second in a thread of its own, so it costs Tune's loop nothing.
+
+    Args:
+        console: where to.
+        total: trials when all is done.
+        cases: of each.
+        snapshot: gives the study's state.
+        plain_seconds: between two plain lines.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        cases: int,
+        snapshot: Callable[[], Snapshot],
+        plain_seconds: float = PLAIN_SECONDS,
+    ) -> None:
+        self.console, self.total, self.cases = console, total, cases
+        self.snapshot, self.plain_seconds = snapshot, plain_seconds
+        self.started, self.before = time.monotonic(), self._done(snapshot())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> "ProgressLine":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def line(self, now: Snapshot, seconds: float) -> str:
+        """The text of the line, without the bar.
+
+        Args:
+            now: the study's state.
+            seconds: since this sitting began.
+        """
+        decided = sum(record.decided for record in now.records)
+        values = [r.value for r in now.records if r.state == FINISHED]
+        done = self._done(now)
+        rate = (done - self.before) / seconds if seconds > 0 else 0.0
+        left = _clock((self.total - done) / rate) if rate > 0 else "--:--"
+        return (
+            f"trials {decided}/{self.total}  fits {self._fits(now)}  running {len(now.fractions)}  "
+            f"best {f'{max(values):.4f}' if values else '-'}  {left} left"
+        )
+
+    def _fits(self, now: Snapshot) -> int:
+        finished = sum(self.cases for r in now.records if r.state == FINISHED)
+        # Of running and stopped trials, the whole cases.
+        whole = sum(int(f * self.cases + 1e-6) for f in now.fractions.values())
+        return finished + whole
+
+    def _done(self, now: Snapshot) -> float:
+        return sum(r.decided for r in now.records) + sum(now.fractions.values())
+
+    def _run(self) -> None:
+        if self.console.is_terminal:
+            self._show_bar()
+        else:
+            self._print_lines()
+
+    def _show_bar(self) -> None:
+        bar = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}"),
+            console=self.console,
+            transient=True,
+            refresh_per_second=2,
+            expand=True,
+        )
+        with bar:
+            task = bar.add_task("starting", total=self.total)
+            while not self._stop.wait(1.0):
+                now = self.snapshot()
+                text = self.line(now, time.monotonic() - self.started)
+                bar.update(task, completed=self._done(now), description=text)
+
+    def _print_lines(self) -> None:
+        printed = ""
+        while not self._stop.wait(self.plain_seconds):
+            text = self.line(self.snapshot(), time.monotonic() - self.started)
+            if text != printed:
+                self.console.print(text, highlight=False, soft_wrap=True)
+                printed = text
+
+
+def summary(
+    console: Console, config: StudyConfig, trials: list[TrialRecord], ledger: Ledger
+) -> None:
+    """Prints the table of configurations and the best one.
+
+    Args:
+        console: where to.
+        config: the study, with its objective.
+        trials: of the study.
+        ledger: holds their fits.
+    """
+    finished = sorted(
+        (t for t in trials if t.state == FINISHED), key=lambda t: t.value, reverse=True
+    )
+    # Trials that ended early have values of another training length: they are never ranked.
+    others = [t for t in trials if t.state != FINISHED]
+    fits = {t.number: _finished_fits(ledger, t) for t in finished}
+    columns = {
+        key: title
+        for key, title in COLUMNS.items()
+        if finished and all(key in r.metrics for records in fits.values() for r in records)
+    }
+    varying = varying_knobs(trials)
+    table = Table(
+        title=f"{config.name}: {config.objective}",
+        caption="\n".join(_caveats(config, trials)),
+        caption_justify="left",
+        pad_edge=False,
+    )
+    table.add_column("trial", justify="right")
+    table.add_column("objective", justify="right")
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    table.add_column("settings that vary", overflow="fold", ratio=1)
+    for t in finished[:MOST_ROWS]:
+        metrics = [f"{fmean(r.metrics[key] for r in fits[t.number]):.3f}" for key in columns]
+        table.add_row(str(t.number), f"{t.value:.4f}", *metrics, settings(t, varying))
+    table.add_section()
+    for t in others[:MOST_ROWS]:
+        table.add_row(str(t.number), t.state, *[""] * len(columns), settings(t, varying))
+    console.print(table)
+    hidden = max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS)
+    if hidden:
+        console.print(f"and {hidden} more; `python -m study status {config.name}` lists all")
+    if finished:
+        best = finished[0]
+        console.print(f"Best: trial {best.number}, {settings(best, varying)}", highlight=False)
+    else:
+        console.print("No configuration finished.")
+
+
+def failures(console: Console, trials: list[TrialRecord]) -> None:
+    """Lists the trials that failed, with the reason of each."""
+    for t in trials:
+        if t.state == FAILED:
+            console.print(f"trial {t.number} failed: {t.error}", style="red", markup=False)
+
+
+def next_steps(console: Console, config: StudyConfig) -> None:
+    """Prints the commands that open MLflow, resume the study, and use the user's own images."""
+    python = _short(Path(sys.executable), resolve=False)
+    if config.mlflow_uri.startswith(("http:", "https:")):
+        look = f"open {config.mlflow_uri}"
+    else:
+        uri = config.tracking_uri or f"sqlite:///{_short(Path(config.storage) / 'mlflow.db')}"
+        look = f"{python} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+    run = f"{python} {run_command()}"
+    storage = _short(Path(config.storage))
+    where = "" if storage == "runs" else f" --storage {shlex.quote(storage)}"
+    commands = {
+        "Look at the runs": look,
+        "Go on with this study": f"{run} --resume {config.name}{where}",
+        "Use your own images": f"{run} --data folder --data-root FOLDER",
+    }
+    for title, command in commands.items():
+        console.print(f"{title}:", style="bold")
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def run_command() -> str:
+    """How this program was started, for the commands that it prints."""
+    script = Path(sys.argv[0])
+    return _short(script) if script.name == "run.py" else "-m study run"
+
+
+def varying_knobs(trials: list[TrialRecord]) -> list[str]:
+    """The searched knobs that take more than one value among the trials, or are not always used."""
+    drawn = list(dict.fromkeys(name for t in trials for name in t.drawn))
+    return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
+
+
+def settings(trial: TrialRecord, names: list[str]) -> str:
+    """A trial's values of some knobs, in one line."""
+    return ", ".join(f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn)
+
+
+def _caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
+    lines = [f"{METRICS_NOTE} ({len(config.cases)}); chosen on the select split."]
+    if config.select_on == "paper":
+        lines = ["Protocol 'paper': chosen and reported on the same images."]
+    if any(t.configuration["encoder_weights"] == "random" for t in trials):
+        lines.append(
+            "[yellow]The frozen encoder has RANDOM weights: the figures say little about the "
+            "method.[/yellow]"
+        )
+    return lines
+
+
+def _finished_fits(ledger: Ledger, trial: TrialRecord) -> list[FitRecord]:
+    records = [ledger.read(case.key) for case in trial.cases]
+    return [r for r in records if r is not None and r.status == FINISHED]
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _short(path: Path, resolve: bool = True) -> str:
+    """A path as one types it here: relative to the current folder if it is below it.
+
+    A virtual environment's python is a link: resolving it would lead out of the environment.
+    """
+    whole = path.resolve() if resolve else path.absolute()
+    try:
+        return shlex.quote(str(whole.relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(str(whole))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

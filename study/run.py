@@ -1,0 +1,60 @@
+"""Runs a study: `python study/run.py` from the repository, `python -m study run` from anywhere.
+
+python study/run.py                                       a small one on synthetic images
+python study/run.py --data folder --data-root my_images   on your own
+python study/run.py --help
+"""
+
+import os
+import sys
+
+if __package__ in (None, ""):
+    # As a script, Python puts this folder first on the import path, where `config` or `search`
+    # would hide other packages; the packages are one folder up.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a study from its command line; returns the exit code.
+
+    0: done. 2: something was asked for that cannot be done, said in one line. 3: fits failed.
+    130: interrupted.
+    """
+    from rich.console import Console
+
+    from ffcad.config import ConfigError
+    from ffcad.datasets import DataError
+    from study.arguments import parse
+    from study.config import StudyError
+    from study.ledger import LedgerError
+    from study.spaces import SpaceError
+
+    wrong: tuple[type[Exception], ...] = (
+        ConfigError,
+        DataError,
+        LedgerError,
+        SpaceError,
+        StudyError,
+    )
+    try:
+        config, space = parse(sys.argv[1:] if argv is None else argv)
+        # torch is imported from here on.
+        from ffcad.encoder_weights import WeightsError
+        from study.driver import run_study
+        from study.plan import prepare
+
+        wrong += (WeightsError,)
+        console = Console()
+        with console.status("reading the images"):
+            config, inputs, notes = prepare(config, space)
+        return run_study(config, space, inputs, notes, console)
+    except wrong as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

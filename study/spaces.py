@@ -1,0 +1,219 @@
+"""Search spaces: which knobs of a training are searched over, which are fixed.
+
+A search space is a short Python file in `search_spaces/` (or anywhere, by its path) whose docstring
+is its lab card and which defines
+
+    SEARCH = {"global_ratio": FloatDistribution(0.0, 0.75)}   # knob -> Optuna distribution
+    FIXED = {"image_size": 128}                               # knob -> value
+
+Which searched knobs are conditional is not said there: `TrainConfig` knows it (`active_if`).
+"""
+
+import difflib
+import importlib.util
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+
+import search_spaces
+from ffcad.config import ConfigError, TrainConfig, check_knob, knobs
+
+# Each size is another decoding and another digest of the data set.
+MOST_IMAGE_SIZES = 8
+
+
+class SpaceError(ValueError):
+    """A search space that cannot be found, read, or drawn from."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space.
+
+    Attributes:
+        name: what the study and its messages call it.
+        question: the first line of its lab card.
+        search: knob -> distribution, in an order in which a condition precedes what it governs.
+        fixed: knob -> value.
+    """
+
+    name: str
+    question: str
+    search: dict[str, BaseDistribution]
+    fixed: dict[str, Any]
+
+    def draw(self, trial: BaseTrial) -> TrainConfig:
+        """Asks an Optuna trial for every searched knob that is active given those before it."""
+        values = dict(self.fixed)
+        for name, distribution in self.search.items():
+            if _is_active(name, values):
+                values[name] = _suggest(trial, name, distribution)
+        return TrainConfig.from_dict(values)
+
+    def pinned(self, values: dict[str, Any]) -> "Space":
+        """The same space with knobs set to values, searched ones included.
+
+        Raises:
+            SpaceError: if a key is no knob or a value is not allowed.
+        """
+        search = {k: d for k, d in self.search.items() if k not in values}
+        return checked(self.name, self.question, search, {**self.fixed, **values})
+
+    def values_of(self, name: str) -> list[Any]:
+        """Every value that the space can give the knob: its bounds, where it is a range."""
+        if name in self.search:
+            return bounds(self.search[name])
+        return [self.fixed.get(name, knobs()[name].default)]
+
+    def corners(self, names: list[str]) -> list[TrainConfig]:
+        """One configuration for each combination of the knobs' extreme values."""
+        combinations = itertools.product(*(self.values_of(name) for name in names))
+        return [
+            TrainConfig.from_dict({**self.fixed, **dict(zip(names, values, strict=True))})
+            for values in combinations
+        ]
+
+
+def load_space(name: str) -> Space:
+    """Reads a search space.
+
+    Args:
+        name: of a file in `search_spaces/`, or the path of a .py file.
+
+    Raises:
+        SpaceError: with the one line that the user sees.
+    """
+    path = _find(name)
+    label = path.stem
+    spec = importlib.util.spec_from_file_location(f"search_space_{label}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:  # the user's own code: whatever it raises is theirs to read
+        raise SpaceError(f"search space {name!r}: {type(e).__name__}: {e}") from e
+    search, fixed = getattr(module, "SEARCH", None), getattr(module, "FIXED", {})
+    if not isinstance(search, dict) or not isinstance(fixed, dict):
+        raise SpaceError(
+            f"search space {name!r}: needs a dict SEARCH (knob -> Optuna distribution), and may "
+            "have a dict FIXED (knob -> value)"
+        )
+    question = (module.__doc__ or label).strip().splitlines()[0]
+    return checked(label, question, search, fixed)
+
+
+def available_spaces() -> list[str]:
+    """Names of the search spaces that come with the project."""
+    folder = Path(search_spaces.__file__).parent
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+
+
+def checked(
+    name: str, question: str, search: dict[str, BaseDistribution], fixed: dict[str, Any]
+) -> Space:
+    """A space whose every bound is a configuration.
+
+    Raises:
+        SpaceError: if a key is no knob, is both searched and fixed, or can never be active, or a
+            bound is not allowed.
+    """
+    try:
+        for key in (*search, *fixed):
+            check_knob(key)
+        TrainConfig.from_dict(fixed)
+    except ConfigError as e:
+        raise SpaceError(f"search space {name!r}: {e}") from e
+    if both := sorted(set(search) & set(fixed)):
+        raise SpaceError(f"search space {name!r}: {both[0]!r} is in SEARCH and in FIXED; keep one")
+    for key, distribution in search.items():
+        if not isinstance(distribution, BaseDistribution):
+            raise SpaceError(
+                f"search space {name!r}: SEARCH[{key!r}] must be an Optuna distribution but got "
+                f"{distribution!r} ({type(distribution).__name__}); a single value goes into FIXED"
+            )
+    space = Space(name, question, _by_dependency(name, search), fixed)
+    for key in search:
+        _check_knob_range(space, key)
+    return space
+
+
+def bounds(distribution: BaseDistribution) -> list[Any]:
+    """A distribution's choices, or its two ends."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    return [distribution.low, distribution.high]
+
+
+def _check_knob_range(space: Space, key: str) -> None:
+    for value in space.values_of(key):
+        try:
+            TrainConfig.from_dict({**space.fixed, key: value})
+        except ConfigError as e:
+            raise SpaceError(f"search space {space.name!r}: {e}") from e
+    for other, allowed in knobs()[key].metadata["active_if"].items():
+        if not set(space.values_of(other)) & set(allowed):
+            raise SpaceError(
+                f"search space {space.name!r}: {key!r} is searched but never used, because "
+                f"{other} is never {' or '.join(map(repr, allowed))}"
+            )
+    sizes = space.search.get("image_size")
+    if key == "image_size" and not (
+        isinstance(sizes, CategoricalDistribution) and len(sizes.choices) <= MOST_IMAGE_SIZES
+    ):
+        raise SpaceError(
+            f"search space {space.name!r}: image_size must be a CategoricalDistribution of at most "
+            f"{MOST_IMAGE_SIZES} sizes, because each is another copy of the data set"
+        )
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".py") or "/" in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SpaceError(f"search space {name!r}: no such file")
+        return path
+    if name not in available_spaces():
+        near = difflib.get_close_matches(name, available_spaces(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(available_spaces())}"
+        raise SpaceError(f"search space {name!r}: unknown; {hint}, or give the path of a .py file")
+    return Path(search_spaces.__file__).parent / f"{name}.py"
+
+
+def _by_dependency(name: str, search: dict[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+    ordered: dict[str, BaseDistribution] = {}
+
+    def place(key: str) -> None:
+        for condition in knobs()[key].metadata["active_if"]:
+            if condition in search:
+                place(condition)
+        ordered[key] = search[key]
+
+    for key in search:
+        place(key)
+    return ordered
+
+
+def _is_active(name: str, values: dict[str, Any]) -> bool:
+    """Whether the knob is used, given the values drawn so far and the defaults of the rest."""
+    return all(
+        values.get(other, knobs()[other].default) in allowed and _is_active(other, values)
+        for other, allowed in knobs()[name].metadata["active_if"].items()
+    )
+
+
+def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
