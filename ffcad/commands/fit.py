@@ -175,8 +175,10 @@ def _draw(out: Path, data: CategoryData, final: Progress) -> None:
     if data.select.masks is not None:
         _, select_maps = predict(final.model, data.select.images, use_head=use_head)
         threshold = pixel_f1_max(select_maps, data.select.masks)[3]
+    random = final.model.config.encoder_weights == "random"
+    remark = " (random encoder weights)" if random else ""
     for name, worst in (("worst", True), ("best", False)):
-        title = f"{data.data}/{data.category}: the {name} cases of the report split"
+        title = f"{data.data}/{data.category}: the {name} cases of the report split{remark}"
         path = out / f"{name}.png"
         case_sheet(data.report, scores, maps, path, title=title, threshold=threshold, worst=worst)
 

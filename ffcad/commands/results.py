@@ -89,7 +89,7 @@ def results_table(document: dict[str, Any]) -> Table:
         caption.append(f"warning: {RANDOM_ENCODER}")
     table = Table(
         title=f"{case['data']}/{case['category']}, seed {case['seed']}, selected on "
-        f"{case['select_on']}, configuration {document['digests']['config']}",
+        f"{case['select_on']}",
         caption="\n".join(caption),
         title_justify="left",
         caption_justify="left",

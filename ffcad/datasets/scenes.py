@@ -66,10 +66,12 @@ def weave(rng: Generator, defect: str | None) -> tuple[np.ndarray, np.ndarray]:
         gap = (row == row[int(y0), int(x0)]) & (np.abs(u - u[int(y0), int(x0)]) < length / 2)
         return surface(u, v, gap), gap
     if defect == "pulled_thread":
-        reach = np.exp(-((X - x0) ** 2) / 2 / rng.uniform(12, 20) ** 2)
+        reach = np.exp(-((X - x0) ** 2) / 2 / rng.uniform(18, 30) ** 2)
         reach *= np.exp(-((Y - y0) ** 2) / 2 / rng.uniform(6.5, 8.5) ** 2)
         pull = float(rng.choice([-1, 1])) * rng.uniform(6.5, 8.5) * reach
-        return surface(u, v + pull), np.abs(pull) > 2
+        # What rises from the cloth catches the light on one side.
+        fold = np.clip(1 - 0.5 * np.gradient(pull, axis=0), 0.85, 1.4)
+        return surface(u, v + pull) * fold[..., None], np.abs(pull) > 0.8
     if defect == "knot":
         distance = blot(rng, x0, y0, rng.uniform(9, 15), 0.3)
         height = np.sqrt(np.clip(-distance / 10, 0, 1))

@@ -1,6 +1,7 @@
 """Splits of normal images and their copies with simulated anomalies."""
 
 import numpy as np
+
 from ffcad.datasets.duplicates import seeded_hash
 from ffcad.datasets.records import SIMULATED, Split
 
