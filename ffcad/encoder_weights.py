@@ -7,9 +7,11 @@ ResNet-18; any other architecture needs weights of its own.
 import hashlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ffcad.resnet import FFCResNet
 
@@ -42,7 +44,7 @@ def load_encoder_weights(encoder: FFCResNet, source: str) -> str:
     if source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_ENCODER_SEED)
-            fresh = FFCResNet(**encoder.architecture)
+            fresh = _random_encoder(encoder.architecture)
         encoder.load_state_dict(fresh.state_dict())
         warnings.warn(
             "the frozen encoder has random weights; results say little about the method "
@@ -95,6 +97,22 @@ def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str
     if any(not torch.isfinite(v).all() for v in names.values()):
         raise WeightsError(f"{source} holds values that are not finite")
     encoder.load_state_dict(names)
+
+
+def _random_encoder(architecture: dict[str, Any]) -> FFCResNet:
+    """Random weights whose batch norms know the statistics of random, cloudy images.
+
+    A frozen encoder never trains its batch norms; with their initial statistics the features of
+    random weights grow from block to block until no learning rate suits them.
+    """
+    encoder = FFCResNet(**architecture).train()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the one batch that follows
+    clouds = F.interpolate(torch.randn(8, 3, 8, 8), size=64, mode="bilinear")
+    with torch.no_grad():
+        encoder(clouds + 0.1 * torch.randn(8, 3, 64, 64))
+    return encoder
 
 
 def _check_takes_resnet18(encoder: FFCResNet, source: str) -> None:

@@ -145,7 +145,9 @@ def _draw(
     FigureCanvasAgg(figure)
 
     def write(x: float, y: float, text: str, size: float, **style) -> None:
-        figure.text(x / width, 1 - y / height, text, fontsize=size, va="baseline", **style)
+        figure.text(
+            x / width, 1 - y / height, text, fontsize=size, va="baseline", parse_math=False, **style
+        )  # a file name may hold dollar signs
 
     write(margin, margin + 12, title, 12, weight="bold")
     if threshold is not None:
@@ -231,6 +233,6 @@ def _save(figure: Figure, path: Path) -> None:
     if path.suffix.lower() == ".png":
         if buffer.tell() > LARGE:
             picture = picture.quantize(256)
-        picture.save(path, optimize=True)
+        picture.save(path)
     else:
         picture.save(path, quality=90)

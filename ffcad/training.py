@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from ffcad.batches import Batches, derived_seed, training_images
 from ffcad.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ffcad.config import TrainConfig
+from ffcad.config import TrainConfig, knobs
 from ffcad.datasets import CategoryData, Split, Textures
 from ffcad.encoder_weights import load_encoder_weights
 from ffcad.metrics import all_metrics
@@ -318,7 +318,9 @@ class _Fit:
         found = TrainConfig.from_dict(state["config"])
         if found.identity() != self.config.identity():
             difference = ", ".join(
-                f"{k} {a!r} (here {b!r})" for k, (a, b) in found.differences(self.config).items()
+                f"{k} {a!r} (here {b!r})"
+                for k, (a, b) in found.differences(self.config).items()
+                if knobs()[k].metadata["numerical"]
             )
             raise CheckpointError(f"{path} is of another configuration: {difference}")
         for key, value in self._identity().items():

@@ -8,8 +8,8 @@ defaults: 256x256, batch 8, 20,000 iterations.
 The frozen encoder's architecture follows the FFC layers and the ratio. With ResNet-18's weights
 (`--encoder-weights`), pin what they cannot follow: `--set ffc_encoder=false --set ffc_layers=2`.
 
-Table: 13-16. Cost: 60 configurations (`--num-trials 60`) x the cases given; early stopping leaves
-about half of the iterations.
+Table: 13-16. Cost: 60 configurations (`--num-trials 60`) x the cases given, less what early
+stopping saves; each fit is 20,000 iterations.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution

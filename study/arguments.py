@@ -1,13 +1,11 @@
 """The command line of a study: flags into a StudyConfig, everything wrong with them in one line."""
 
 import argparse
-import ast
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ffcad.config import knobs
 from ffcad.datasets import DATA_LAYOUTS, PROTOCOLS, list_categories
 from study.config import (
     HOLDOUTS,
@@ -17,7 +15,7 @@ from study.config import (
     StudyError,
     space_fields,
 )
-from study.spaces import Space, available_spaces, checked, load_space
+from study.spaces import Space, available_spaces, load_space
 from study.trials import existing_study
 
 TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -123,7 +121,15 @@ def check_writable(storage: Path) -> None:
 
 
 def _pinned(space: Space, given: dict[str, Any]) -> Space:
-    values = dict(_setting(text) for text in given.pop("set", []))
+    """The space with the knobs of `--set` and `--encoder-weights` pinned."""
+    values = {}
+    if "set" in given:
+        # Imported late: with its package come the commands, and with them torch.
+        from ffcad.commands.arguments import configuration
+
+        for setting in given.pop("set"):
+            name = setting.partition("=")[0]
+            values[name] = getattr(configuration([setting]), name)
     if "encoder_weights" in given:
         values["encoder_weights"] = given.pop("encoder_weights")
     weights = values.get("encoder_weights")
@@ -134,25 +140,7 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
                 f"--encoder-weights {weights!r} is no file; give random, torchvision or a file"
             )
         values["encoder_weights"] = str(path)
-    search = {k: d for k, d in space.search.items() if k not in values}
-    return checked(space.name, space.question, search, {**space.fixed, **values})
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """'knob=value' -> name and value; a word that is no Python literal is a string."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise StudyError(f"--set takes KNOB=VALUE but got {text!r}")
-    words = {"true": True, "false": False, "none": None}
-    known = knobs().get(name)
-    if known is not None and known.metadata["kind"] is str:
-        return name, value
-    if value.lower() in words:
-        return name, words[value.lower()]
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    return space.pinned(values)
 
 
 def _fields(given: dict[str, Any]) -> dict[str, Any]:

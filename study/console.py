@@ -15,20 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from study.config import StudyConfig
-from study.ledger import FAILED, FINISHED, FitRecord, Ledger
+from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.trials import TrialRecord
 
 # Seconds between two plain lines, where standard output is no terminal.
 PLAIN_SECONDS = 10.0
 MOST_ROWS = 20
-# Of the report split; the header's two lines fit a narrow column.
-COLUMNS = {
-    "report_image_auroc": "image\nAUROC",
-    "report_pixel_auroc": "pixel\nAUROC",
-    "report_pixel_aupro": "pixel\nAUPRO",
-    "report_pixel_ap": "pixel\nAP",
-}
-METRICS_NOTE = "Metrics of the report split, means over the cases"
+RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
+# What the table shows beside the objective, where there is room for no more.
+COLUMNS = ("report_image_auroc", "report_pixel_auroc", "report_pixel_aupro", "report_pixel_ap")
 
 
 @dataclass
@@ -98,9 +93,10 @@ class ProgressLine:
 
     def _fits(self, now: Snapshot) -> int:
         finished = sum(self.cases for r in now.records if r.state == FINISHED)
-        # Of running and stopped trials, the whole cases.
-        whole = sum(int(f * self.cases + 1e-6) for f in now.fractions.values())
-        return finished + whole
+        running = sum(int(f * self.cases + 1e-6) for f in now.fractions.values())
+        # A trial of several cases is stopped between two of them.
+        stopped = sum(len(r.intermediate) for r in now.records if r.state == STOPPED)
+        return finished + running + (stopped if self.cases > 1 else 0)
 
     def _done(self, now: Snapshot) -> float:
         return sum(r.decided for r in now.records) + sum(now.fractions.values())
@@ -153,36 +149,41 @@ def summary(
     # Trials that ended early have values of another training length: they are never ranked.
     others = [t for t in trials if t.state != FINISHED]
     fits = {t.number: _finished_fits(ledger, t) for t in finished}
-    columns = {
-        key: title
-        for key, title in COLUMNS.items()
+    columns = [
+        key
+        for key in COLUMNS
         if finished and all(key in r.metrics for records in fits.values() for r in records)
-    }
+    ]
     varying = varying_knobs(trials)
     table = Table(
-        title=f"{config.name}: {config.objective}",
+        title=config.name,
         caption="\n".join(_caveats(config, trials)),
         caption_justify="left",
         pad_edge=False,
     )
     table.add_column("trial", justify="right")
-    table.add_column("objective", justify="right")
-    for title in columns.values():
-        table.add_column(title, justify="right")
-    table.add_column("settings that vary", overflow="fold", ratio=1)
+    table.add_column(_title(config.objective), justify="right")
+    for key in columns:
+        table.add_column(_title(key).removeprefix("report\n"), justify="right")
+    table.add_column("settings that vary", no_wrap=True)
+    # Cells have a space and a border on either side; what is left is for the settings.
+    taken = len("trial") + len("stopped") + 3 * 3 + len(columns) * (len("AUROC") + 3)
+    width = max(30, min(console.width, 120) - taken + 2)
     for t in finished[:MOST_ROWS]:
         metrics = [f"{fmean(r.metrics[key] for r in fits[t.number]):.3f}" for key in columns]
-        table.add_row(str(t.number), f"{t.value:.4f}", *metrics, settings(t, varying))
+        table.add_row(str(t.number), f"{t.value:.4f}", *metrics, _folded(t, varying, width))
     table.add_section()
     for t in others[:MOST_ROWS]:
-        table.add_row(str(t.number), t.state, *[""] * len(columns), settings(t, varying))
+        empty = [""] * len(columns)
+        table.add_row(str(t.number), t.state, *empty, _folded(t, varying, width))
     console.print(table)
     hidden = max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS)
     if hidden:
         console.print(f"and {hidden} more; `python -m study status {config.name}` lists all")
     if finished:
         best = finished[0]
-        console.print(f"Best: trial {best.number}, {settings(best, varying)}", highlight=False)
+        values = ", ".join(settings(best, varying))
+        console.print(f"Best: trial {best.number}, {values}", highlight=False)
     else:
         console.print("No configuration finished.")
 
@@ -194,22 +195,29 @@ def failures(console: Console, trials: list[TrialRecord]) -> None:
             console.print(f"trial {t.number} failed: {t.error}", style="red", markup=False)
 
 
-def next_steps(console: Console, config: StudyConfig) -> None:
-    """Prints the commands that open MLflow, resume the study, and use the user's own images."""
+def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
+    """Prints the commands that open MLflow, resume the study, and use the user's own images.
+
+    Args:
+        console: where to.
+        config: the study.
+        done: how many configurations it has, if nothing of what was asked for is left; else None.
+    """
     python = _short(Path(sys.executable), resolve=False)
     if config.mlflow_uri.startswith(("http:", "https:")):
         look = f"open {config.mlflow_uri}"
     else:
         uri = config.tracking_uri or f"sqlite:///{_short(Path(config.storage) / 'mlflow.db')}"
-        look = f"{python} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+        look = f"{python} -m mlflow ui --backend-store-uri {shlex.quote(uri)}"
     run = f"{python} {run_command()}"
     storage = _short(Path(config.storage))
-    where = "" if storage == "runs" else f" --storage {shlex.quote(storage)}"
-    commands = {
-        "Look at the runs": look,
-        "Go on with this study": f"{run} --resume {config.name}{where}",
-        "Use your own images": f"{run} --data folder --data-root FOLDER",
-    }
+    again = f"{run} --resume {config.name}{'' if storage == 'runs' else f' --storage {storage}'}"
+    commands = {"Look at the runs": look}
+    if done is None:
+        commands["Go on with this study"] = again
+    else:
+        commands["Try more configurations"] = f"{again} --num-trials {2 * done}"
+    commands["Use your own images"] = f"{run} --data folder --data-root FOLDER"
     for title, command in commands.items():
         console.print(f"{title}:", style="bold")
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
@@ -227,26 +235,42 @@ def varying_knobs(trials: list[TrialRecord]) -> list[str]:
     return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
 
 
-def settings(trial: TrialRecord, names: list[str]) -> str:
-    """A trial's values of some knobs, in one line."""
-    return ", ".join(f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn)
+def settings(trial: TrialRecord, names: list[str]) -> list[str]:
+    """A trial's values of some knobs, as 'name value'."""
+    return [f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn]
+
+
+def _folded(trial: TrialRecord, names: list[str], width: int) -> str:
+    """The settings in lines of a width, broken between two settings only."""
+    lines = [""]
+    for part in settings(trial, names):
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def _caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
-    lines = [f"{METRICS_NOTE} ({len(config.cases)}); chosen on the select split."]
+    n = len(config.cases)
+    cases = f"{n} case{'s' * (n > 1)}"
+    lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
     if config.select_on == "paper":
-        lines = ["Protocol 'paper': chosen and reported on the same images."]
+        lines.append("Protocol 'paper': chosen and reported on the same images.")
     if any(t.configuration["encoder_weights"] == "random" for t in trials):
-        lines.append(
-            "[yellow]The frozen encoder has RANDOM weights: the figures say little about the "
-            "method.[/yellow]"
-        )
+        lines.append(f"[yellow]{RANDOM_ENCODER}[/yellow]")
     return lines
 
 
 def _finished_fits(ledger: Ledger, trial: TrialRecord) -> list[FitRecord]:
     records = [ledger.read(case.key) for case in trial.cases]
     return [r for r in records if r is not None and r.status == FINISHED]
+
+
+def _title(metric: str) -> str:
+    """select_pixel_ap as three short lines."""
+    return "\n".join(w.upper() if w.startswith("au") or w == "ap" else w for w in metric.split("_"))
 
 
 def _value(value: Any) -> str:

@@ -64,13 +64,18 @@ def run_study(
             os.environ.setdefault(variable, value)
         # Imported late: these take seconds, and by now all that can be wrong was said.
         from study.background import BackgroundMirror
-        from study.tuning import tune_study
 
+        if plan.left:
+            from study.tuning import tune_study
         _log_to_file(folder.log)
         mirror = BackgroundMirror(config)
         mirror.start()
-        exhausted = plan.left > 0 and tune_study(config, space, inputs, folder, plan, console)
-        unwritten = mirror.finish(MLFLOW_SECONDS)
+        exhausted, unwritten = False, None
+        try:
+            if plan.left:
+                exhausted = tune_study(config, space, inputs, folder, plan, console)
+        finally:
+            unwritten = mirror.finish(MLFLOW_SECONDS)
         return _show(config, folder, exhausted, unwritten, console)
 
 
@@ -128,9 +133,10 @@ def _show(
     if unwritten:
         console.print(f"MLflow is not up to date: {unwritten}", style="yellow", markup=False)
         console.print(f"`python -m study sync {config.name}` writes it later.", markup=False)
-    next_steps(console, config)
-    missing = len(trials) < config.num_trials and not exhausted
-    if missing or any(not trial.decided for trial in trials):
+    begun = any(not trial.decided for trial in trials)
+    done = not begun and (exhausted or len(trials) >= config.num_trials)
+    next_steps(console, config, len(trials) if done else None)
+    if not done:
         console.print("Interrupted: the command to go on is above.", style="yellow")
         return INTERRUPTED
     return FITS_FAILED if any(trial.state == FAILED for trial in trials) else OK
@@ -141,9 +147,8 @@ def _log_to_file(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    # Ray and MLflow bring handlers of their own, for the console.
+    # Ray and MLflow brought handlers of their own, for the console, when they were imported.
     for name in ("ray", "mlflow", "alembic", "optuna", "py.warnings"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     logging.captureWarnings(True)

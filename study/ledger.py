@@ -2,7 +2,7 @@
 
     <storage>/ledger/<fit key>/record.json     written by the worker, before it reports to Ray
     <storage>/ledger/<fit key>/checkpoint.pt   written by the training, at every evaluation
-    <storage>/ledger/<fit key>/cases.png       the best and the worst cases of the report split
+    <storage>/ledger/<fit key>/worst.png       the worst cases of the report split; also best.png
 
 Ray, Optuna and MLflow can be rebuilt from this and from the trials of the study (`study.trials`).
 The ledger is shared by all studies on a storage: a fit is never done twice.
@@ -130,9 +130,9 @@ class Ledger:
         """Where a fit's training state is."""
         return self.fit_folder(key) / "checkpoint.pt"
 
-    def pictures(self, key: str) -> Path:
-        """Where a fit's picture sheet is."""
-        return self.fit_folder(key) / "cases.png"
+    def pictures(self, key: str) -> dict[str, Path]:
+        """Where a fit's sheets of the worst and of the best cases are."""
+        return {name: self.fit_folder(key) / f"{name}.png" for name in ("worst", "best")}
 
     def read(self, key: str) -> FitRecord | None:
         """A fit's record; None where it was never begun.

@@ -5,7 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def code_environment() -> dict[str, Any]:
         "git_sha": sha,
         "git_dirty": None if sha is None else bool(_git("status", "--porcelain")),
         **{name: version(name) for name in packages},
+        "ffcad_study": _own_version(),
     }
 
 
@@ -60,6 +61,13 @@ def peak_memory_mb() -> float:
     # Kilobytes on Linux, bytes on macOS.
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+def _own_version() -> str | None:
+    try:
+        return version("ffcad-study")
+    except PackageNotFoundError:
+        return None  # Used from a checkout that was not installed.
 
 
 def _git(*arguments: str) -> str | None:

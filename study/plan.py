@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffcad.config import TrainConfig
-from ffcad.datasets import load_category, load_textures
+from ffcad.datasets import CategoryData, load_category, load_textures
 from ffcad.encoder_weights import load_encoder_weights, source_digest
 from ffcad.model import FrozenEncoder
 from ffcad.training import METHOD_VERSION
@@ -101,7 +101,7 @@ def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, lis
     return dataclasses.replace(config, objective=objective), inputs, notes
 
 
-def load_data(config: StudyConfig, category: str, image_size: int):
+def load_data(config: StudyConfig, category: str, image_size: int) -> CategoryData:
     """A category by the study's protocol, as the driver and every worker load it."""
     return load_category(
         config.data,

@@ -9,7 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +73,8 @@ class OptunaSearch(Searcher):
             self.study.enqueue_trial(record.drawn)
             asked = self.study.ask()
             self.space.draw(asked)
+            for rung, value in record.intermediate.items():
+                asked.report(value, rung)
         else:
             found = self._draw_untried()
             if found is None:
@@ -88,7 +90,7 @@ class OptunaSearch(Searcher):
                 cases=self.cases_of(config),
             )
         asked.set_user_attr("number", record.number)
-        self.running[trial_id] = Asked(record.number, asked)
+        self.running[trial_id] = Asked(record.number, asked, set(record.intermediate))
         self.fractions[record.number] = 0.0
         self._keep(record)
         return {"configuration": record.configuration, "trial_number": record.number}
@@ -170,7 +172,7 @@ class Asked:
 
     number: int
     trial: Trial
-    rungs: set[int] = field(default_factory=set)
+    rungs: set[int]
 
 
 def outcome(result: dict[str, Any] | None, error: bool) -> dict[str, Any]:

@@ -62,11 +62,23 @@ class Space:
     def pinned(self, values: dict[str, Any]) -> "Space":
         """The same space with knobs set to values, searched ones included.
 
+        Searched knobs that the values leave without a use are dropped.
+
         Raises:
             SpaceError: if a key is no knob or a value is not allowed.
         """
+        fixed = {**self.fixed, **values}
         search = {k: d for k, d in self.search.items() if k not in values}
-        return checked(self.name, self.question, search, {**self.fixed, **values})
+        rest = Space(self.name, self.question, search, fixed)
+        search = {k: d for k, d in search.items() if rest.never_active(k) is None}
+        return checked(self.name, self.question, search, fixed)
+
+    def never_active(self, name: str) -> str | None:
+        """Why the knob is never used in this space, or None."""
+        for other, allowed in knobs()[name].metadata["active_if"].items():
+            if not set(self.values_of(other)) & set(allowed):
+                return f"{other} is never {' or '.join(map(repr, allowed))}"
+        return None
 
     def values_of(self, name: str) -> list[Any]:
         """Every value that the space can give the knob: its bounds, where it is a range."""
@@ -158,12 +170,10 @@ def _check_knob_range(space: Space, key: str) -> None:
             TrainConfig.from_dict({**space.fixed, key: value})
         except ConfigError as e:
             raise SpaceError(f"search space {space.name!r}: {e}") from e
-    for other, allowed in knobs()[key].metadata["active_if"].items():
-        if not set(space.values_of(other)) & set(allowed):
-            raise SpaceError(
-                f"search space {space.name!r}: {key!r} is searched but never used, because "
-                f"{other} is never {' or '.join(map(repr, allowed))}"
-            )
+    if reason := space.never_active(key):
+        raise SpaceError(
+            f"search space {space.name!r}: {key!r} is searched but never used, because {reason}"
+        )
     sizes = space.search.get("image_size")
     if key == "image_size" and not (
         isinstance(sizes, CategoricalDistribution) and len(sizes.choices) <= MOST_IMAGE_SIZES

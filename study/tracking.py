@@ -109,12 +109,13 @@ class Mirror:
             ]
         done = len(decided) == len(trials) and len(trials) >= self.config.num_trials
         status = "RUNNING" if live else "FINISHED" if done else "KILLED"
+        started = (self.folder.path / "study.json").stat().st_mtime
         return self._write(
             ("study", self.config.name),
             name=self.config.name,
             parent=None,
-            began=min((t.began for t in trials), default=0.0),
-            ended=None if live else max((t.ended or t.began for t in trials), default=0.0),
+            began=min((t.began for t in trials), default=started),
+            ended=max((t.ended or t.began for t in trials), default=started),
             status=status,
             params={k: _text(v) for k, v in self.config.asked().items()},
             metrics=metrics,
@@ -135,7 +136,7 @@ class Mirror:
             name=f"trial-{trial.number:03d}",
             parent=parent,
             began=trial.began,
-            ended=trial.ended,
+            ended=trial.ended or max((_last_seen(r) for r in records), default=trial.began),
             status=STATUSES.get(trial.state, "RUNNING" if live else "KILLED"),
             params={k: _text(v) for k, v in trial.configuration.items()},
             metrics=metrics,
@@ -168,7 +169,7 @@ class Mirror:
             name=f"{record.category}-seed{record.seed}",
             parent=parent,
             began=record.began,
-            ended=record.ended,
+            ended=_last_seen(record),
             status=STATUSES.get(record.status, "RUNNING" if live else "KILLED"),
             params={k: _text(v) for k, v in record.configuration.items()},
             metrics=metrics,
@@ -190,7 +191,7 @@ class Mirror:
 
     def _log_fit(self, run: str, record: FitRecord, reused: bool) -> None:
         self.client.log_dict(run, record.configuration, "config.json")
-        paths = [self.ledger.pictures(record.key)]
+        paths = [] if reused else list(self.ledger.pictures(record.key).values())
         if record.status == FINISHED and not reused and self.config.log_checkpoints == "last":
             paths.append(self.ledger.checkpoint(record.key))
         self._log_files(run, paths)
@@ -207,7 +208,7 @@ class Mirror:
         name: str,
         parent: str | None,
         began: float,
-        ended: float | None,
+        ended: float,
         status: str,
         params: dict[str, str],
         metrics: list[Metric],
@@ -235,8 +236,7 @@ class Mirror:
         else:
             if log_files is not None:
                 log_files(run)
-            end = None if ended is None else _milliseconds(ended)
-            self.client.set_terminated(run, status, end_time=end)
+            self.client.set_terminated(run, status, end_time=_milliseconds(ended))
         # Last, so that whatever failed before is done again.
         self.client.set_tag(run, "written", digest)
         self.runs[identity] = (run, digest)
@@ -267,6 +267,11 @@ def _aggregates(finished: list[FitRecord]) -> list[Metric]:
         if n > 1:
             metrics.append(_metric(f"{key}_std", stdev(values), when, n))
     return metrics
+
+
+def _last_seen(record: FitRecord) -> float:
+    """When a fit ended, or when a killed one last gave a sign of life."""
+    return record.ended or (record.history[-1]["time"] if record.history else record.began)
 
 
 def _metric(key: str, value: float, when: float, step: int) -> Metric:

@@ -6,6 +6,7 @@ anything of it is reported, so a kill at any moment loses at most one evaluation
 """
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ import torch
 from ray import tune
 
 from ffcad.config import TrainConfig
-from ffcad.datasets import load_textures
-from ffcad.training import METHOD_VERSION, Progress, train
+from ffcad.datasets import CategoryData, Textures, load_textures
+from ffcad.pictures import case_sheet
+from ffcad.predictor import predict
+from ffcad.training import HEAD, METHOD_VERSION, Progress, train
 from study.config import StudyConfig
 from study.ledger import BEGUN, FAILED, FINISHED, FitRecord, Inputs, Ledger
 from study.machine import peak_memory_mb, reset_peak_memory, worker_environment
@@ -28,6 +31,9 @@ from study.search import ERROR, FINAL, FRACTION, OBJECTIVE, RUNG
 from study.trials import Case
 
 HEARTBEAT_SECONDS = 3.0
+PICTURE_ROWS = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,21 +75,8 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     configuration = TrainConfig.from_dict(config["configuration"])
     cases = cases_of(job.study, job.inputs, configuration)
     scores: list[float] = []
-    last_word = time.monotonic()
     for case in cases:
-        for record, progress in fit_case(job, configuration, case):
-            fraction = (len(scores) + record.iteration / record.iterations) / len(cases)
-            at_rung = progress is not None and progress.metrics is not None and not progress.final
-            rung = job.rung(configuration, progress.iteration) if at_rung else 0
-            if len(cases) == 1 and rung >= 1:
-                value = record.metrics[job.study.objective]
-                tune.report({OBJECTIVE: value, RUNG: rung, FINAL: False, FRACTION: fraction})
-            elif progress is not None and time.monotonic() - last_word > HEARTBEAT_SECONDS:
-                iteration = progress.iteration / progress.iterations
-                tune.report({FRACTION: (len(scores) + iteration) / len(cases)})
-            else:
-                continue
-            last_word = time.monotonic()
+        record = _fit_and_report(job, configuration, case, len(scores), len(cases))
         if record.status == FAILED:
             tune.report({ERROR: f"{case.category}, seed {case.seed}: {record.error}", FINAL: True})
             return
@@ -97,6 +90,32 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
                 FRACTION: len(scores) / len(cases),
             }
         )
+
+
+def _fit_and_report(
+    job: Job, configuration: TrainConfig, case: Case, before: int, cases: int
+) -> FitRecord:
+    """One fit of a trial; reports its rungs if it is the only one, and signs of life.
+
+    Args:
+        job, configuration, case: what `fit_case` takes.
+        before: cases that the trial has finished.
+        cases: of the trial.
+    """
+    last_report = time.monotonic()
+    for record, progress in fit_case(job, configuration, case):
+        if progress is None:
+            break
+        report = {FRACTION: (before + progress.iteration / progress.iterations) / cases}
+        rung = job.rung(configuration, progress.iteration)
+        evaluated = progress.metrics is not None and not progress.final
+        if cases == 1 and evaluated and rung >= 1:
+            report |= {OBJECTIVE: record.metrics[job.study.objective], RUNG: rung, FINAL: False}
+        elif time.monotonic() - last_report < HEARTBEAT_SECONDS:
+            continue
+        tune.report(report)
+        last_report = time.monotonic()
+    return record
 
 
 def fit_case(
@@ -121,10 +140,17 @@ def fit_case(
     record = _begun(job, configuration, case, known)
     ledger.write(record)
     try:
-        for progress in _training(job, configuration, case, ledger.checkpoint(case.key)):
+        data = _data(job, configuration, case)
+        textures = _textures(job, configuration)
+        checkpoint = ledger.checkpoint(case.key)
+        reset_peak_memory()
+        for progress in train(
+            configuration, data, case.seed, textures=textures, checkpoint=checkpoint
+        ):
             if progress.metrics is not None:
                 record = _with_progress(record, progress)
                 if progress.final:
+                    _draw(ledger, record, data, progress)
                     record = dataclasses.replace(record, status=FINISHED, ended=time.time())
                 ledger.write(record)
             yield record, progress
@@ -136,9 +162,8 @@ def fit_case(
     yield record, None
 
 
-def _training(
-    job: Job, configuration: TrainConfig, case: Case, checkpoint: Path
-) -> Iterator[Progress]:
+def _data(job: Job, configuration: TrainConfig, case: Case) -> CategoryData:
+    """The case's images, which must be the driver's."""
     if job.inputs.method_version != METHOD_VERSION:
         raise RuntimeError(
             f"this worker has method version {METHOD_VERSION}, the driver "
@@ -150,11 +175,33 @@ def _training(
             f"this worker's files of {case.category} are not the driver's; --data-root must hold "
             "the same on every machine"
         )
-    textures = None
-    if job.study.textures is not None:
-        textures = load_textures(Path(job.study.textures), configuration.image_size)
-    reset_peak_memory()
-    yield from train(configuration, data, case.seed, textures=textures, checkpoint=checkpoint)
+    return data
+
+
+def _textures(job: Job, configuration: TrainConfig) -> Textures | None:
+    if job.study.textures is None:
+        return None
+    return load_textures(Path(job.study.textures), configuration.image_size)
+
+
+def _draw(ledger: Ledger, record: FitRecord, data: CategoryData, progress: Progress) -> None:
+    """The sheets of the report split; a fit is not lost because one cannot be drawn."""
+    try:
+        use_head = progress.stage == HEAD
+        scores, maps = predict(progress.model, data.report.images, use_head=use_head)
+        for name, path in ledger.pictures(record.key).items():
+            case = f"{record.category}, seed {record.seed}, configuration {record.digest}"
+            case_sheet(
+                data.report,
+                scores,
+                maps,
+                path,
+                title=f"{case}: the {name} cases of the report split",
+                rows=PICTURE_ROWS,
+                worst=name == "worst",
+            )
+    except Exception:
+        logger.exception("no pictures of fit %s", record.key)
 
 
 def _begun(job: Job, configuration: TrainConfig, case: Case, known: FitRecord | None) -> FitRecord:

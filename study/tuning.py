@@ -127,14 +127,27 @@ def make_tuner(
 
 
 def start_ray() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine alone."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet
-        )
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine alone.
+
+    Raises:
+        StudyError: if the cluster does not answer, or Ray does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if not address:
+        # "local" keeps away from other people's Ray on this machine.
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        where = f"Ray at RAY_ADDRESS={address} does not answer" if address else "Ray does not start"
+        # The reason may be a whole traceback, whose last line says it.
+        reason = str(e.__cause__ or e).strip().splitlines()[-1]
+        raise StudyError(f"{where}: {reason[:300]}") from e
 
 
 def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, float]:

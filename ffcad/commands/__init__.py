@@ -47,14 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as e:  # argparse has printed help, the version or an error
         return e.code
     except MISTAKES as e:
-        return _fail(args.command, e, 2)
+        return _end(args.command, f"error: {e}", 2)
     except NonFiniteLoss as e:
-        return _fail(args.command, e, 3)
+        return _end(args.command, f"error: {e}", 3)
     except KeyboardInterrupt as e:
-        return _fail(args.command, e if str(e) else "interrupted", 130)
+        return _end(args.command, str(e) or "interrupted", 130)
 
 
-def _fail(command: str, message: object, code: int) -> int:
-    line = " ".join(str(message).split())
-    print(f"python -m ffcad {command}: error: {line}", file=sys.stderr)
+def _end(command: str, message: str, code: int) -> int:
+    print(f"python -m ffcad {command}: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -27,7 +27,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         metavar="KNOB=VALUE",
-        help="another value than the paper's; may be repeated; the knobs are listed below",
+        help="gives a knob another value; may be repeated; the knobs are listed below",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "knobs and their defaults:\n" + "\n".join(
@@ -109,8 +109,8 @@ def _help_lines(knob: Field) -> list[str]:
     if meta["high"] is not None:
         limits.append(f"{'less than' if meta['open_high'] else 'at most'} {meta['high']:g}")
     text = meta["help"] + (f" ({', '.join(limits)})" if limits else "")
-    default = str(knob.default).lower() if knob.default in (True, False, None) else knob.default
+    word = knob.default is None or isinstance(knob.default, bool)
     return [
-        f"  {knob.name}={default}",
+        f"  {knob.name}={str(knob.default).lower() if word else knob.default}",
         *textwrap.wrap(text, 78, initial_indent=" " * 6, subsequent_indent=" " * 6),
     ]

@@ -77,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=2))
         return 0
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print(_model_table(config, model))
     console.print()
     console.print(_ffc_table(config, ffc, args.channels, args.kernel, side))
-    console.print(_remark(config, ffc, side), highlight=False)
+    console.print(_remark(config, ffc, side))
     return 0
 
 

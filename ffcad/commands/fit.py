@@ -40,8 +40,9 @@ DESCRIPTION = """Trains the detector on one category and evaluates it. The same 
 goes on from the checkpoint in the output folder, which also gets metrics.json,
 config.json and pictures of the best and the worst cases of the report split.
 
-Without --data, images are made, and nothing needs to be downloaded. A small run:
-  python -m ffcad fit --set image_size=64 --set head_channels=32 \\
+Without --data, the images are synthetic: nothing is downloaded. A small run:
+  python -m ffcad fit --category wood --set image_size=64 \\
+    --set head_channels=32 --set batch_size=4 --set sgd_learning_rate=0.01 \\
     --set autoencoder_iterations=200 --set head_iterations=200"""
 
 
@@ -79,18 +80,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or goes on training; writes files and prints a table."""
-    console = Console()
+    console = Console(markup=False, highlight=False)
     config = configuration(args.settings)
     _check_device(config)
     data, textures = _load(args, config)
-    out = output_folder(args.out or _default_folder(config, data, textures, args.seed))
+    out = output_folder(args.out or default_folder(config, data, textures, args.seed))
     checkpoint = out / "checkpoint.pt"
     for note in data.notes:
         _say(f"note: {note}")
     if config.encoder_weights == "random":
         _say(f"warning: {RANDOM_ENCODER}; give some with --set encoder_weights=FILE")
     if checkpoint.is_file():
-        console.print(f"going on from {checkpoint}", highlight=False, soft_wrap=True)
+        console.print(f"going on from {checkpoint}", soft_wrap=True)
     final = _train(config, data, textures, args.seed, checkpoint, console)
     document = results_document(config, data, textures, args.seed, args.holdout, final)
     write_json(out / "metrics.json", document)
@@ -99,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
     console.print(
         f"In {out}: metrics.json, config.json, checkpoint.pt, worst.png, best.png\n"
         f"Inspect images: python -m ffcad predict {checkpoint} IMAGES --out FOLDER",
-        highlight=False,
         soft_wrap=True,
     )
     return 0
@@ -133,10 +133,13 @@ def _load(args: argparse.Namespace, config: TrainConfig) -> tuple[CategoryData, 
     return data, textures
 
 
-def _default_folder(
+def default_folder(
     config: TrainConfig, data: CategoryData, textures: Textures | None, seed: int
 ) -> Path:
-    """A name of its own for every training, so that the same command finds its checkpoint."""
+    """A name of its own for every training, so that the same command finds its checkpoint.
+
+    A weights file that has changed shows when the checkpoint is read.
+    """
     parts = [config.digest(), data.digest, textures and textures.digest]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return Path("runs", "fit", f"{data.data}-{data.category}-s{seed}-{digest}")

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     masks = None if args.masks is None else find_masks(args.masks, sources)
     predictor = Predictor.load(args.checkpoint)
     out = output_folder(args.out)
-    console = Console()
+    console = Console(markup=False, highlight=False)
     if predictor.config.encoder_weights == "random":
         print(f"warning: {RANDOM_ENCODER}", file=sys.stderr)
     results, problems = _inspect(predictor, sources, console)
@@ -76,19 +76,17 @@ def run(args: argparse.Namespace) -> int:
     problems += _draw(out, results, names, masks, predictor.config.image_size, console)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
+    if results:
+        console.print("score   file")
     for result in results[:SHOWN]:
         console.print(
             f"{result.score:.4f}  {result.source.path}",
-            highlight=False,
-            markup=False,
             soft_wrap=True,
         )
     more = f" ({len(results) - SHOWN} more)" if len(results) > SHOWN else ""
     console.print(
         f"{len(results)} of {len(sources)} images inspected{more}; scores.csv and the pictures "
         f"are in {out}",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
     return 1 if problems else 0

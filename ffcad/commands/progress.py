@@ -35,7 +35,7 @@ def shown(
         for progress in training:
             left = duration(time_left(progress))
             if progress.metrics is not None:
-                console.print(_evaluation(progress), highlight=False, soft_wrap=True)
+                console.print(_evaluation(progress), soft_wrap=True)
             if bar is not None:
                 loss = f"{progress.loss:.3g}"
                 done = progress.iteration
@@ -45,7 +45,6 @@ def shown(
                 console.print(
                     f"{progress.stage} {progress.iteration}/{progress.iterations}, loss "
                     f"{progress.loss:.3g}, {duration(progress.seconds)} spent, {left} left",
-                    highlight=False,
                     soft_wrap=True,
                 )
             yield progress

@@ -4,11 +4,11 @@ import json
 import platform
 import resource
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from rich.table import Table
 
 from ffcad import __version__
@@ -65,7 +65,7 @@ def results_document(
             "method": METHOD_VERSION,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
         },
     }
 

@@ -111,7 +111,9 @@ def _category_data(
     assignment: Assignment,
 ) -> CategoryData:
     select = _split(listing, decoded, assignment.select)
-    report = _split(listing, decoded, assignment.report)
+    # The same object where they are the same images, so that these are evaluated once.
+    same = np.array_equal(assignment.select, assignment.report)
+    report = select if same else _split(listing, decoded, assignment.report)
     if assignment.simulate_select:
         select = with_simulated_anomalies(select, "select")
     if assignment.simulate_report:

@@ -1,0 +1,124 @@
+import dataclasses
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from study.arguments import parse
+from study.console import ProgressLine, Snapshot, failures, next_steps, summary
+from study.ledger import FitRecord, Ledger
+from study.trials import Case, TrialRecord
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study, _ = parse(["--study", "mine", "--num-trials", "4"])
+    return dataclasses.replace(study, objective="select_pixel_ap")
+
+
+def trial(number, state, value=None, **drawn):
+    return TrialRecord(
+        number=number, state=state, drawn=drawn, digest=f"c{number}", value=value,
+        configuration={"encoder_weights": "random"}, cases=(Case("wood", 0, f"k{number}"),),
+        error="wood, seed 0: it blew up" if state == "failed" else None,
+    )  # fmt: skip
+
+
+TRIALS = [
+    trial(0, "finished", 0.2, hsas="none", ffc_layers=1, batch_size=8),
+    trial(1, "finished", 0.7, hsas="2d", hsas_probability=0.123456, ffc_layers=2, batch_size=8),
+    trial(2, "stopped", hsas="2d", hsas_probability=0.3, ffc_layers=1, batch_size=8),
+    trial(3, "failed", hsas="none", ffc_layers=3, batch_size=8),
+]
+
+
+def shown(config, trials, call=summary):
+    ledger = Ledger(config.storage)
+    for t in trials:
+        if t.state == "finished":
+            metrics = {
+                f"report_{m}": t.value
+                for m in ("image_auroc", "pixel_auroc", "pixel_aupro", "pixel_ap")
+            }
+            fit = FitRecord(
+                key=t.cases[0].key, status="finished", study="mine", metrics=metrics, seed=0,
+                configuration=t.configuration, digest=t.digest, category="wood",
+                select_on="holdout", inputs={},
+            )  # fmt: skip
+            ledger.write(fit)
+    out = io.StringIO()
+    call(Console(file=out, width=80), config, trials, ledger)
+    return out.getvalue()
+
+
+def test_the_table_fits_a_terminal_of_80_columns_and_ranks_finished_trials_only(config):
+    text = shown(config, TRIALS)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    rows = re.findall(r"^│ +(\d) │ +(\S+)", text, re.MULTILINE)
+    assert rows == [("1", "0.7000"), ("0", "0.2000"), ("2", "stopped"), ("3", "failed")]
+    assert "Best: trial 1, hsas 2d, ffc_layers 2, hsas_probability 0.123" in text
+
+
+def test_the_table_shows_the_knobs_that_vary_only(config):
+    text = shown(config, TRIALS)
+    assert "ffc_layers" in text
+    assert "batch_size" not in text
+
+
+def test_the_table_says_that_the_encoder_is_random_and_how_was_chosen(config):
+    text = shown(config, TRIALS)
+    assert "The frozen encoder has random weights" in text
+    chosen = "Chosen by select_pixel_ap; the other metrics are the report split's; 1 case."
+    assert chosen in " ".join(text.split())
+    known = [dataclasses.replace(t, configuration={"encoder_weights": "/w.pth"}) for t in TRIALS]
+    assert "random weights" not in shown(config, known)
+    paper = dataclasses.replace(config, select_on="paper")
+    assert "chosen and reported on the same images" in shown(paper, TRIALS)
+
+
+def test_a_study_in_which_nothing_finished_says_so(config):
+    assert "No configuration finished." in shown(config, TRIALS[2:])
+
+
+def test_failures_are_listed_with_their_reason():
+    out = io.StringIO()
+    failures(Console(file=out, width=80), TRIALS)
+    assert out.getvalue() == "trial 3 failed: wood, seed 0: it blew up\n"
+
+
+def test_the_commands_at_the_end_parse(config, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/study/run.py"])
+    out = io.StringIO()
+    next_steps(Console(file=out, width=80), config, done=4)
+    commands = [line.strip() for line in out.getvalue().splitlines() if line.startswith("  ")]
+    assert "--backend-store-uri sqlite:///runs/mlflow.db" in commands[0]
+    assert commands[1].endswith("/somewhere/study/run.py --resume mine --num-trials 8")
+    assert commands[2].endswith("/somewhere/study/run.py --data folder --data-root FOLDER")
+
+
+def running(fractions):
+    return Snapshot([*TRIALS[:2], trial(4, "begun")], fractions)
+
+
+def test_the_line_says_how_far_it_is_and_how_long_it_takes():
+    progress = ProgressLine(Console(), 5, 2, lambda: Snapshot([TRIALS[0]], {}))
+    # Since the start 1.5 trials were done in 60 s, and 2.5 are left.
+    line = progress.line(running({4: 0.5}), 60.0)
+    assert line == "trials 2/5  fits 5  running 1  best 0.7000  1:40 left"
+    assert len(line) <= 60
+    assert progress.line(Snapshot([TRIALS[0]], {4: 0.0}), 1.0).endswith("--:-- left")
+
+
+def test_without_a_terminal_plain_lines_come_now_and_then_and_never_twice():
+    out = io.StringIO()
+    snapshots = iter([running({4: 0.1})] * 3)
+    last = running({4: 0.1})
+    with ProgressLine(
+        Console(file=out, width=80), 5, 1, lambda: next(snapshots, last), plain_seconds=0.05
+    ) as progress:
+        progress.before = progress._done(last)  # Then no time is left to estimate.
+        time.sleep(0.4)
+    assert out.getvalue() == "trials 2/5  fits 2  running 1  best 0.7000  --:-- left\n"

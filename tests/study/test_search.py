@@ -1,0 +1,229 @@
+import math
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from study.search import OptunaSearch, make_scheduler, rebuild_study
+from study.spaces import checked
+from study.trials import Case
+
+SPACE = checked(
+    "mine",
+    "why?",
+    {
+        "hsas": CategoricalDistribution(("none", "2d")),
+        "hsas_probability": FloatDistribution(0.05, 0.4),
+        "global_ratio": FloatDistribution(0.0, 0.75),
+    },
+    {"image_size": 64},
+)
+
+
+class Study:
+    """A search and the records that it wrote, without Ray."""
+
+    def __init__(self, trials=(), space=SPACE, seed=0):
+        self.written = {trial.number: trial for trial in trials}
+        self.search = OptunaSearch(
+            space, lambda config: (Case("c", 0, config.digest()),), list(trials), self.write, seed
+        )
+
+    def write(self, record):
+        self.written[record.number] = record
+
+    @property
+    def trials(self):
+        return [self.written[n] for n in sorted(self.written)]
+
+    @property
+    def optuna(self):
+        return self.search.study.trials
+
+    def run(self, trial_id, *values, final=True, error=None):
+        """A trial that reports at rungs 1, 2, ... and is final at the last, unless it is not."""
+        suggestion = self.search.suggest(trial_id)
+        last = None
+        for rung, value in enumerate(values, start=1):
+            last = {"objective": value, "rung": rung, "final": final and rung == len(values)}
+            self.search.on_trial_result(trial_id, last)
+        if error:
+            last = {"error": error, "final": True}
+        self.search.on_trial_complete(trial_id, last)
+        return suggestion
+
+
+def test_a_finished_trial_is_complete_with_its_value():
+    study = Study()
+    suggestion = study.run("a", 0.3, 0.4)
+    assert study.optuna[0].state == TrialState.COMPLETE
+    assert study.optuna[0].value == 0.4
+    assert study.trials[0].state == "finished"
+    assert study.trials[0].value == 0.4
+    assert suggestion["trial_number"] == 0
+    assert suggestion["configuration"]["image_size"] == 64
+
+
+def test_a_stopped_trial_is_pruned_with_its_intermediate_values_and_never_the_best():
+    study = Study()
+    study.run("a", 0.9, final=False)
+    study.run("b", 0.1)
+    assert study.optuna[0].state == TrialState.PRUNED
+    assert study.optuna[0].intermediate_values == {1: 0.9}
+    assert study.trials[0].state == "stopped"
+    assert study.trials[0].value is None
+    assert study.search.study.best_trial.number == 1
+
+
+def test_the_result_at_which_tune_stops_a_trial_counts_though_tune_gives_it_only_at_the_end():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_complete("a", {"objective": 0.2, "rung": 1, "final": False})
+    assert study.optuna[0].intermediate_values == {1: 0.2}
+    assert study.trials[0].intermediate == {1: 0.2}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_objective_that_is_not_finite_is_a_failure(value):
+    study = Study()
+    study.run("a", value)
+    assert study.optuna[0].state == TrialState.FAIL
+    assert study.trials[0].state == "failed"
+    assert str(value) in study.trials[0].error
+
+
+def test_what_the_trainable_reports_as_an_error_is_a_failure_with_its_reason():
+    study = Study()
+    study.run("a", 0.5, final=False, error="screw, seed 0: NonFiniteLoss")
+    assert study.optuna[0].state == TrialState.FAIL
+    assert study.trials[0].error == "screw, seed 0: NonFiniteLoss"
+
+
+def test_a_trial_that_tune_gives_up_is_a_failure():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_complete("a", None, error=True)
+    assert study.optuna[0].state == TrialState.FAIL
+    assert "worker" in study.trials[0].error
+
+
+def test_a_heartbeat_says_how_far_a_trial_is_and_nothing_to_optuna():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_result("a", {"fraction": 0.4})
+    assert study.search.fractions == {0: 0.4}
+    assert study.optuna[0].intermediate_values == {}
+
+
+def test_a_trial_is_written_down_before_it_runs():
+    study = Study()
+    study.search.suggest("a")
+    assert [t.state for t in study.trials] == ["begun"]
+    assert study.trials[0].cases[0].key == study.trials[0].digest
+
+
+def test_the_rungs_that_a_retried_trial_passes_again_count_once():
+    study = Study()
+    study.search.suggest("a")
+    for _ in range(2):
+        study.search.on_trial_result("a", {"objective": 0.5, "rung": 1, "final": False})
+    assert study.trials[0].intermediate == {1: 0.5}
+
+
+def test_suggestions_are_distinct_until_the_space_is_exhausted():
+    space = checked(
+        "small",
+        "why?",
+        {
+            "hsas": CategoricalDistribution(("none", "2d")),
+            "hsas_probability": CategoricalDistribution((0.1, 0.2)),
+        },
+        {},
+    )
+    study = Study(space=space)
+    for n in range(3):
+        study.run(f"t{n}", 0.1 * n)
+    assert len({t.digest for t in study.trials}) == 3
+    assert study.search.suggest("more") == Searcher.FINISHED
+    assert study.search.exhausted
+    assert len(study.trials) == 3
+
+
+def test_a_repeated_suggestion_is_answered_with_what_is_known():
+    space = checked("two", "why?", {"hsas": CategoricalDistribution(("none", "2d"))}, {})
+    study = Study(space=space)
+    study.run("a", 0.7)
+    study.run("b", 0.2)
+    study.search.suggest("c")
+    values = {t.digest: t.value for t in study.trials}
+    for known in study.optuna[2:]:
+        assert known.state == TrialState.COMPLETE
+        assert known.value in values.values()
+
+
+def fields(trial):
+    keep = (trial.state, trial.params, trial.value, trial.intermediate_values)
+    return trial.user_attrs["number"], keep
+
+
+def test_a_study_rebuilt_from_its_records_is_the_study_that_wrote_them():
+    study = Study()
+    study.run("a", 0.3, 0.4)
+    study.run("b", 0.1, final=False)
+    study.run("c", error="out of memory")
+    rebuilt = rebuild_study(SPACE, study.trials, seed=0)
+    assert [fields(t) for t in rebuilt.trials] == [
+        fields(t) for t in study.optuna if "repeats" not in t.user_attrs
+    ]
+
+
+def test_begun_trials_come_first_with_the_number_and_configuration_they_had():
+    first = Study()
+    first.run("a", 0.3)
+    lost = first.search.suggest("b")
+    first.search.on_trial_result("b", {"objective": 0.2, "rung": 1, "final": False})
+    second = Study(first.trials)
+    assert second.search.suggest("x") == lost
+    assert second.search.suggest("y")["trial_number"] == 2
+    second.search.on_trial_complete("x", {"objective": 0.6, "rung": 2, "final": True})
+    assert [t.value for t in second.trials] == [0.3, 0.6, None]
+    assert second.optuna[1].params == first.trials[1].drawn
+    assert second.optuna[1].intermediate_values == {1: 0.2, 2: 0.6}
+
+
+def test_the_same_seed_suggests_the_same_and_a_later_sitting_something_else():
+    one, two = Study(seed=3), Study(seed=3)
+    assert one.search.suggest("a") == two.search.suggest("a")
+    one.search.on_trial_complete("a", {"objective": 0.1, "rung": 1, "final": True})
+    assert Study(one.trials, seed=3).search.suggest("b")["configuration"] != (
+        one.trials[0].configuration
+    )
+
+
+def stops(scheduler, trial_id, rung, value):
+    trial = type("Trial", (), {"trial_id": trial_id})()
+    scheduler.on_trial_add(None, trial)
+    result = {"rung": rung, "objective": value}
+    return scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
+
+
+def test_the_trial_scheduler_stops_the_weaker_half_at_a_rung():
+    scheduler = make_scheduler(4, [])
+    assert not stops(scheduler, "a", 1, 0.5)
+    assert not stops(scheduler, "b", 1, 0.9)
+    assert stops(scheduler, "c", 1, 0.1)
+
+
+def test_the_trial_scheduler_knows_the_rungs_of_earlier_sittings():
+    study = Study()
+    study.run("a", 0.8, 0.9)
+    study.run("b", 0.7, 0.8)
+    assert stops(make_scheduler(4, study.trials), "new", 1, 0.1)
+    assert not stops(make_scheduler(4, study.trials), "new", 1, 0.85)
+
+
+def test_a_trial_with_one_rung_is_never_stopped():
+    assert isinstance(make_scheduler(1, []), FIFOScheduler)
+    assert not stops(make_scheduler(1, []), "a", 1, 0.0)

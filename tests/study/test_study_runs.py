@@ -1,0 +1,246 @@
+"""Whole studies, in processes of their own: Ray, Optuna, MLflow and the ledger together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from study.ledger import Ledger
+from study.trials import StudyFolder
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
+FLAGS = (
+    "--study mine --categories dial --set image_size=32 --set autoencoder_channels=16 "
+    "--set head_channels=8 --set batch_size=2 --set autoencoder_iterations=4 "
+    "--set head_iterations=8 --set evaluate_every=4"
+)
+TINY = FLAGS.split()
+SECONDS = 240
+
+
+def start(folder, *flags):
+    """The driver, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+        start_new_session=True,
+    )
+
+
+def run(folder, *flags):
+    """The driver's exit code and output."""
+    process = start(folder, *flags)
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        kill(process)
+    return process.returncode, output
+
+
+def kill(process):
+    """SIGKILL to the driver's group and to what it started elsewhere; waits until all are gone."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    # Ray's processes end with their driver.
+    _, left = psutil.wait_procs(family, timeout=20)
+    for one in left:
+        one.kill()
+    return left
+
+
+def wait_for(condition, process):
+    """Until the condition holds; fails if the driver ends before."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def records(folder):
+    paths = (folder / "runs" / "ledger").glob("*/record.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def mlflow_runs(folder, name="mine"):
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_a_study_runs_through_to_mlflow_goes_on_and_does_no_fit_twice(tmp_path):
+    flags = [*TINY, "--seeds", "0,1", "--num-trials", "2", "--no-early-stopping"]
+    code, output = run(tmp_path, *flags)
+    assert code == 0, output
+    commands = [line for line in output.splitlines() if line.startswith("  ")]
+    assert max(len(x) for x in output.splitlines() if x not in commands) <= 80
+    assert "2 configurations x 2 cases: 2 new" in output
+    assert "The frozen encoder has random weights" in output
+    assert "Traceback" not in output
+    assert "WARNING" not in output
+
+    done = records(tmp_path)
+    assert [r["status"] for r in done.values()] == ["finished"] * 4
+    found = mlflow_runs(tmp_path)
+    levels = [r.data.tags["level"] for r in found]
+    assert {level: levels.count(level) for level in levels} == {
+        "study": 1, "configuration": 2, "fit": 4,
+    }  # fmt: skip
+    assert {r.info.status for r in found} == {"FINISHED"}
+    ids = {r.info.run_id: r.data.tags["level"] for r in found}
+    parents = {"fit": "configuration", "configuration": "study"}
+    for r in found:
+        level = r.data.tags["level"]
+        assert ids.get(r.data.tags.get("mlflow.parentRunId")) == parents.get(level)
+
+    # The same again: nothing is left to do. One more: only its own fits are done.
+    code, output = run(tmp_path, *flags)
+    assert code == 0, output
+    assert records(tmp_path) == done
+    code, output = run(tmp_path, "--resume", "mine", "--num-trials", "3")
+    assert code == 0, output
+    now = records(tmp_path)
+    assert len(now) == 6
+    assert {key: now[key] for key in done} == done
+    assert len(mlflow_runs(tmp_path)) == 1 + 3 + 6
+    assert len({t.digest for t in StudyFolder(tmp_path / "runs", "mine").trials()}) == 3
+
+    # Another question under the same name.
+    code, output = run(tmp_path, *flags, "--set", "batch_size=4")
+    assert code == 2
+    assert "study 'mine' in" in output
+    assert "fixed.batch_size was 2 and is now 4" in output
+    assert records(tmp_path) == now
+
+
+def test_a_study_whose_driver_is_killed_goes_on_where_it_stood(tmp_path):
+    flags = [*TINY, "--num-trials", "2", "--set", "head_iterations=36", "--no-early-stopping"]
+    process = start(tmp_path, *flags)
+    try:
+        wait_for(lambda: any(r["iteration"] >= 8 for r in records(tmp_path).values()), process)
+    finally:
+        left = kill(process)
+    assert left == [], "Ray's processes outlived their driver"
+    begun = {k: r for k, r in records(tmp_path).items() if r["status"] == "begun"}
+    assert begun
+
+    code, output = run(tmp_path, "--resume", "mine")
+    assert code == 0, output
+    assert f"{len(begun)} begun" in output
+    now = records(tmp_path)
+    assert len(now) == 2
+    assert {r["status"] for r in now.values()} == {"finished"}
+    for key, before in begun.items():
+        # What was done is kept, times included, and not done again.
+        assert now[key]["began"] == before["began"]
+        assert now[key]["history"][: len(before["history"])] == before["history"]
+        assert [e["iteration"] for e in now[key]["history"]] == list(range(4, 41, 4))
+    assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
+    assert len(mlflow_runs(tmp_path)) == 1 + 2 + 2
+    assert [t.state for t in StudyFolder(tmp_path / "runs", "mine").trials()] == ["finished"] * 2
+
+
+def test_an_interrupted_study_closes_its_runs_and_says_how_to_go_on(tmp_path):
+    flags = [*TINY, "--num-trials", "2", "--set", "head_iterations=400"]
+    process = start(tmp_path, *flags)
+    try:
+        wait_for(lambda: any(r["iteration"] >= 4 for r in records(tmp_path).values()), process)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        kill(process)
+    assert process.returncode == 130, output
+    assert "--resume mine" in output
+    assert {r.info.status for r in mlflow_runs(tmp_path)} == {"KILLED"}
+
+
+def test_a_worker_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
+    flags = [*TINY, "--num-trials", "1", "--set", "head_iterations=36", "--no-early-stopping"]
+    process = start(tmp_path, *flags)
+    try:
+        wait_for(lambda: any(r["iteration"] >= 8 for r in records(tmp_path).values()), process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        workers = [p for p in family if "ImplicitFunc" in " ".join(p.cmdline())]
+        assert len(workers) == 1
+        workers[0].kill()
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        kill(process)
+    assert process.returncode == 0, output
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "finished"
+    assert [e["iteration"] for e in record["history"]] == list(range(4, 41, 4))
+
+
+def test_a_configuration_that_cannot_work_fails_once_and_the_study_goes_on(tmp_path):
+    space = tmp_path / "explosive.py"
+    space.write_text(
+        '"""Does it blow up?"""\n'
+        "from optuna.distributions import CategoricalDistribution\n"
+        'SEARCH = {"sgd_learning_rate": CategoricalDistribution((1e-3, 1e30))}\n'
+        'FIXED = {"ffc_layers": 1, "global_ratio": 0.0}\n'
+    )
+    # One more than the space holds.
+    code, output = run(tmp_path, *TINY, "--space", str(space), "--num-trials", "3")
+    assert code == 3, output
+    assert "failed: dial, seed 0: NonFiniteLoss: the loss became" in output
+    assert "The search space holds no further configuration." in output
+    assert sorted(r["status"] for r in records(tmp_path).values()) == ["failed", "finished"]
+    statuses = {r.data.tags["level"]: set() for r in mlflow_runs(tmp_path)}
+    for r in mlflow_runs(tmp_path):
+        statuses[r.data.tags["level"]].add(r.info.status)
+    assert statuses["fit"] == statuses["configuration"] == {"FINISHED", "FAILED"}
+
+
+def test_two_drivers_of_one_study_do_not_run_at_once(tmp_path):
+    process = start(tmp_path, *TINY, "--num-trials", "1", "--set", "head_iterations=400")
+    try:
+        wait_for(lambda: records(tmp_path), process)
+        code, output = run(tmp_path, "--resume", "mine")
+    finally:
+        kill(process)
+    assert code == 2
+    assert "is being run by another process" in output
+
+
+def test_status_and_sync_say_what_is_there(tmp_path):
+    code, output = run(tmp_path, *TINY, "--num-trials", "1", "--tracking-uri", "http://127.0.0.1:9")
+    assert code == 0, output
+    assert "MLflow is not up to date" in " ".join(output.split())
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "study", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS,
+        )  # fmt: skip
+
+    document = json.loads(command("status", "mine", "--json").stdout)
+    assert [t["state"] for t in document["trials"]] == ["finished"]
+    (fit,) = document["fits"]
+    assert Ledger(tmp_path / "runs").read(fit["key"]).metrics == fit["metrics"]
+    assert "Best: trial 0" in command("status", "mine").stdout
+    assert command("status").stdout == "mine\n"
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    assert "3 runs written" in command("sync", "mine", "--tracking-uri", uri).stdout
+    assert "0 runs written" in command("sync", "mine", "--tracking-uri", uri).stdout
+    missing = command("sync", "nothing")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: no study 'nothing' in runs; there are mine")
