@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_ARGS ?=
 
-.PHONY: help setup study test lint fast slow proof lock clean
+.PHONY: help setup study test lint fast slow proof gpu lock clean
 
 help:
 	@echo "make study  install what is needed and run a small study on synthetic images"
 	@echo "make test   lint, fast tests, slow tests"
 	@echo "make proof  the tests that take minutes each"
+	@echo "make gpu    the tests that need a CUDA device"
 	@echo "make lock   write constraints.txt anew from the newest versions that fit"
 	@echo "make clean  remove .venv"
 
@@ -34,10 +35,13 @@ fast: setup
 	$(BIN)/python -m pytest
 
 slow: setup
-	$(BIN)/python -m pytest -m 'slow and not proof'
+	$(BIN)/python -m pytest -m 'slow and not proof and not gpu'
 
 proof: setup
-	$(BIN)/python -m pytest -m proof
+	$(BIN)/python -m pytest -m proof --timeout 3600
+
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 lock:
 	rm -rf $(VENV)

@@ -1,6 +1,7 @@
 """A training's state on disk: written atomically, read without running any code from it."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes the state so that a kill at any moment leaves the old or the new file, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as f:
             torch.save({"format": FORMAT, **state}, f)

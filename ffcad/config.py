@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,6 +181,10 @@ class TrainConfig:
             if f.metadata["kind"] is float and type(value) is int:
                 # JSON, search spaces and people write 1 for 1.0; both must have one digest.
                 object.__setattr__(self, f.name, float(value))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(
+                f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N' but got {self.device!r}"
+            )
         if self.autoencoder_iterations + self.head_iterations == 0:
             raise ConfigError(
                 "autoencoder_iterations and head_iterations are both 0; at least one must be 1 or "
@@ -232,6 +237,21 @@ class TrainConfig:
         conditions = knobs()[name].metadata["active_if"]
         return all(getattr(self, key) in allowed for key, allowed in conditions.items())
 
+    def canonical(self) -> "TrainConfig":
+        """The same training in its plainest words: switches that nothing hangs on are at default.
+
+        Without a global branch on either side there is nothing for the FFC knobs to say, and HSAS
+        that never drops is none.
+        """
+        plain: dict[str, Any] = {}
+        if not (self.encoder_ratio or self.autoencoder_ratio):
+            plain |= {"global_ratio": 0.0}
+            for name in ("ffc_encoder", "ffc_autoencoder", "local_fourier_unit"):
+                plain[name] = knobs()[name].default
+        if self.hsas_probability == 0:
+            plain["hsas"] = "none"
+        return dataclasses.replace(self, **plain)
+
     def identity(self) -> dict[str, Any]:
         """The knobs that can change the result and differ from the default, sorted by name.
 
@@ -239,12 +259,13 @@ class TrainConfig:
         configuration's digest as it was; the numbers of a changed default change the method's
         version instead (`ffcad.training.METHOD_VERSION`).
         """
+        plain = self.canonical()
         return {
-            f.name: getattr(self, f.name)
+            f.name: getattr(plain, f.name)
             for f in sorted(dataclasses.fields(self), key=lambda f: f.name)
             if f.metadata["numerical"]
-            and self.is_active(f.name)
-            and getattr(self, f.name) != f.default
+            and plain.is_active(f.name)
+            and getattr(plain, f.name) != f.default
         }
 
     def digest(self) -> str:

@@ -59,7 +59,8 @@ def segmentation_loss(logits: Tensor, mask: Tensor, gamma: float, l1_weight: flo
     """
     logits = logits.float()
     target = (F.adaptive_avg_pool2d(mask.float(), logits.shape[-2:]) >= 0.5).float()
-    probability = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    error = (probability - target).abs()  # 1 - p_t
-    return (error**gamma * entropy).mean() + l1_weight * error.mean()
+    right = logits * (2 * target - 1)  # p_t = sigmoid(right)
+    # In logarithms, because error**gamma has no finite slope at an error of 0 for gamma below 1.
+    focus = (gamma * F.logsigmoid(-right)).exp()  # (1 - p_t)**gamma
+    error = (-right).sigmoid()  # 1 - p_t
+    return (-focus * F.logsigmoid(right)).mean() + l1_weight * error.mean()

@@ -9,6 +9,7 @@ seed and i alone. So a training that was killed and goes on from its checkpoint 
 weights as one that was not, whatever the number of loader workers.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ class _Fit:
         self.config, self.data, self.seed, self.textures = config, data, seed, textures
         self.device = pick_device(config.device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, 0, "weights"))
+            torch.default_generator.manual_seed(derived_seed(seed, 0, "weights"))
             self.model = FFCAD(config)
         self.encoder_digest = load_encoder_weights(self.model.encoder, config.encoder_weights)
         self.model.to(self.device)
@@ -315,7 +316,10 @@ class _Fit:
             CheckpointError: if it is of another configuration, case or data.
         """
         state = load_checkpoint(path)
-        found = TrainConfig.from_dict(state["config"])
+        # Where the encoder's weights lie does not matter: their content is compared below.
+        found = dataclasses.replace(
+            TrainConfig.from_dict(state["config"]), encoder_weights=self.config.encoder_weights
+        )
         if found.identity() != self.config.identity():
             difference = ", ".join(
                 f"{k} {a!r} (here {b!r})"

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ffcad.datasets import DATA_LAYOUTS, PROTOCOLS, list_categories
+from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS, list_categories
 from study.config import (
-    HOLDOUTS,
     LOG_CHECKPOINTS,
     OBJECTIVES,
     StudyConfig,

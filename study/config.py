@@ -5,17 +5,16 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
 
 from ffcad.config import knobs
-from ffcad.datasets import DATA_LAYOUTS, PROTOCOLS
+from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
 from study.spaces import Space, checked
 
-HOLDOUTS = ("halves", "types")
 LOG_CHECKPOINTS = ("last", "none")
 # What the paper's ablations call "Loc." (pixel AP) and "Det." (image AUROC): localisation is the
 # harder one and tells configurations apart when detection is near its ceiling.
@@ -87,7 +86,7 @@ class StudyConfig:
     cpus_per_trial: int = 1
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
-    log_checkpoints: str = field(default="last")
+    log_checkpoints: str = "last"
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -117,7 +116,9 @@ class StudyConfig:
                     f"--gpus-per-trial above 1 must be a whole number but got {self.gpus_per_trial}"
                 )
         if not self.name:
-            digest = hashlib.sha256(json.dumps(self.asked(), sort_keys=True).encode()).hexdigest()
+            sources = [self.data_root, self.textures, self.fixed.get("encoder_weights")]
+            text = json.dumps([self.asked(), sources], sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
             object.__setattr__(self, "name", f"{self.space}-{self.data}-{digest[:6]}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise StudyError(

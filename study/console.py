@@ -155,20 +155,10 @@ def summary(
         if finished and all(key in r.metrics for records in fits.values() for r in records)
     ]
     varying = varying_knobs(trials)
-    table = Table(
-        title=config.name,
-        caption="\n".join(_caveats(config, trials)),
-        caption_justify="left",
-        pad_edge=False,
-    )
-    table.add_column("trial", justify="right")
-    table.add_column(_title(config.objective), justify="right")
-    for key in columns:
-        table.add_column(_title(key).removeprefix("report\n"), justify="right")
-    table.add_column("settings that vary", no_wrap=True)
-    # Cells have a space and a border on either side; what is left is for the settings.
-    taken = len("trial") + len("stopped") + 3 * 3 + len(columns) * (len("AUROC") + 3)
-    width = max(30, min(console.width, 120) - taken + 2)
+    table = _headed_table(config, trials, columns)
+    # Between columns are a border and two spaces, at the table's ends a border.
+    taken = len("trial") + len("stopped") + len(columns) * len("AUROC")
+    width = min(console.width, 120) - taken - 3 * (len(columns) + 2) - 2
     for t in finished[:MOST_ROWS]:
         metrics = [f"{fmean(r.metrics[key] for r in fits[t.number]):.3f}" for key in columns]
         table.add_row(str(t.number), f"{t.value:.4f}", *metrics, _folded(t, varying, width))
@@ -177,15 +167,30 @@ def summary(
         empty = [""] * len(columns)
         table.add_row(str(t.number), t.state, *empty, _folded(t, varying, width))
     console.print(table)
-    hidden = max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS)
-    if hidden:
-        console.print(f"and {hidden} more; `python -m study status {config.name}` lists all")
-    if finished:
-        best = finished[0]
-        values = ", ".join(settings(best, varying))
-        console.print(f"Best: trial {best.number}, {values}", highlight=False)
-    else:
-        console.print("No configuration finished.")
+    if hidden := max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS):
+        console.print(f"and {hidden} more: python -m study status {config.name} --json")
+    best = ", ".join(settings(finished[0], varying)) if finished else ""
+    console.print(
+        f"Best: trial {finished[0].number}, {best}" if finished else "No configuration finished.",
+        highlight=False,
+    )
+
+
+def _headed_table(config: StudyConfig, trials: list[TrialRecord], columns: list[str]) -> Table:
+    table = Table(
+        title=config.name,
+        caption="\n".join(_caveats(config, trials)),
+        caption_justify="left",
+        pad_edge=False,
+    )
+    figures = {"justify": "right", "no_wrap": True}
+    table.add_column("trial", min_width=len("trial"), **figures)
+    table.add_column(_title(config.objective), min_width=len("stopped"), **figures)
+    for key in columns:
+        title = _title(key).removeprefix("report\n")
+        table.add_column(title, min_width=len("AUROC"), **figures)
+    table.add_column("settings that vary", overflow="fold")
+    return table
 
 
 def failures(console: Console, trials: list[TrialRecord]) -> None:

@@ -55,7 +55,7 @@ def run_study(
     with driver_lock(folder):
         check_same_study(folder, config, inputs)
         folder.write_document({"study": config.to_dict(), "inputs": dataclasses.asdict(inputs)})
-        plan = Plan(folder.trials(), config.num_trials)
+        plan = Plan([record.tried_again() for record in folder.trials()], config.num_trials)
         console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
         console.print(plan.describe(len(config.cases)), highlight=False)
         for note in notes:
@@ -89,7 +89,9 @@ def check_same_study(folder: StudyFolder, config: StudyConfig, inputs: Inputs) -
         return
     document = folder.read_document()
     lines = differences(StudyConfig(**document["study"]).asked(), config.asked())
-    lines += differences({"inputs": document["inputs"]}, {"inputs": dataclasses.asdict(inputs)})
+    lines += differences(
+        {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
+    )
     if lines:
         more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
         raise StudyError(

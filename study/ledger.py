@@ -43,6 +43,10 @@ class Inputs:
     weights: dict[str, str]
     method_version: int
 
+    def contents(self) -> dict[str, Any]:
+        """What two sittings of a study must agree on: the digests, not where the weights lie."""
+        return {**dataclasses.asdict(self), "weights": sorted(set(self.weights.values()))}
+
     def fit_key(self, config: TrainConfig, category: str, seed: int) -> str:
         """Sixteen hexadecimal digits that name a fit on whatever storage and machine.
 

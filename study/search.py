@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ffcad.config import TrainConfig
+from ffcad.config import ConfigError, TrainConfig
 from study.ledger import FAILED, FINISHED, STOPPED
 from study.spaces import Space
 from study.trials import Case, TrialRecord
@@ -72,7 +72,8 @@ class OptunaSearch(Searcher):
             record = self.waiting.pop(0)
             self.study.enqueue_trial(record.drawn)
             asked = self.study.ask()
-            self.space.draw(asked)
+            # Drawn again, because the file of the encoder's weights may have moved.
+            record = dataclasses.replace(record, configuration=self.space.draw(asked).to_dict())
             for rung, value in record.intermediate.items():
                 asked.report(value, rung)
         else:
@@ -141,7 +142,11 @@ class OptunaSearch(Searcher):
                 if attempt == SAMPLER_REDRAWS:
                     self.study.sampler = RandomSampler(seed=self.seed + len(self.study.trials))
                 asked = self.study.ask()
-                config = self.space.draw(asked)
+                try:
+                    config = self.space.draw(asked)
+                except ConfigError:  # a corner of the space that is no configuration
+                    self.study.tell(asked, state=TrialState.FAIL)
+                    continue
                 if config.digest() not in known:
                     return asked, config
                 self._answer_repeated(asked, known[config.digest()])
@@ -186,7 +191,7 @@ def outcome(result: dict[str, Any] | None, error: bool) -> dict[str, Any]:
     ended = time.time()
     if error or result is None:
         reason = "its worker process died, and so did the ones that tried again"
-        return {"state": FAILED, "error": reason, "ended": ended}
+        return {"state": FAILED, "error": reason, "ended": ended, "machine_failed": True}
     if result.get(ERROR):
         return {"state": FAILED, "error": result[ERROR], "ended": ended}
     if not result.get(FINAL):

@@ -3,7 +3,7 @@
 A search space is a short Python file in `search_spaces/` (or anywhere, by its path) whose docstring
 is its lab card and which defines
 
-    SEARCH = {"global_ratio": FloatDistribution(0.0, 0.75)}   # knob -> Optuna distribution
+    SEARCH = {"global_ratio": FloatDistribution(0.1, 0.75)}   # knob -> Optuna distribution
     FIXED = {"image_size": 128}                               # knob -> value
 
 Which searched knobs are conditional is not said there: `TrainConfig` knows it (`active_if`).
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -29,6 +30,8 @@ from ffcad.config import ConfigError, TrainConfig, check_knob, knobs
 
 # Each size is another decoding and another digest of the data set.
 MOST_IMAGE_SIZES = 8
+# Random draws that show whether a space is made of configurations.
+PROBES = 64
 
 
 class SpaceError(ValueError):
@@ -154,6 +157,7 @@ def checked(
     space = Space(name, question, _by_dependency(name, search), fixed)
     for key in search:
         _check_knob_range(space, key)
+    _check_draws(space)
     return space
 
 
@@ -182,6 +186,28 @@ def _check_knob_range(space: Space, key: str) -> None:
             f"search space {space.name!r}: image_size must be a CategoricalDistribution of at most "
             f"{MOST_IMAGE_SIZES} sizes, because each is another copy of the data set"
         )
+
+
+def _check_draws(space: Space) -> None:
+    """Draws at random: between its bounds, or in two knobs together, a space may hold what is no
+    configuration. Some of it is drawn again during a search, most of it is a mistake."""
+    if not space.search:
+        return
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    optuna.logging.set_verbosity(verbosity)
+    wrong = []
+    for _ in range(PROBES):
+        try:
+            space.draw(study.ask())
+        except ConfigError as e:
+            wrong.append(e)
+    if len(wrong) > PROBES // 2:
+        raise SpaceError(
+            f"search space {space.name!r}: {len(wrong)} of {PROBES} random draws are no "
+            f"configuration; the last one: {wrong[-1]}"
+        ) from wrong[-1]
 
 
 def _find(name: str) -> Path:

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 from ray import tune
 
-from ffcad.config import TrainConfig
-from ffcad.datasets import CategoryData, Textures, load_textures
+from ffcad.checkpoint import CheckpointError
+from ffcad.config import ConfigError, TrainConfig
+from ffcad.datasets import CategoryData, DataError, Textures, load_textures
+from ffcad.encoder_weights import WeightsError
+from ffcad.metrics import MetricError
 from ffcad.pictures import case_sheet
 from ffcad.predictor import predict
-from ffcad.training import HEAD, METHOD_VERSION, Progress, train
+from ffcad.training import HEAD, METHOD_VERSION, NonFiniteLoss, Progress, train
 from study.config import StudyConfig
-from study.ledger import BEGUN, FAILED, FINISHED, FitRecord, Inputs, Ledger
+from study.ledger import BEGUN, FAILED, FINISHED, FitRecord, Inputs, Ledger, LedgerError
 from study.machine import peak_memory_mb, reset_peak_memory, worker_environment
 from study.plan import cases_of, load_data
 from study.search import ERROR, FINAL, FRACTION, OBJECTIVE, RUNG
@@ -32,6 +35,17 @@ from study.trials import Case
 
 HEARTBEAT_SECONDS = 3.0
 PICTURE_ROWS = 2
+# What a configuration, or a file that belongs to it, does on every machine: not tried again.
+HOPELESS = (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MemoryError,
+    MetricError,
+    NonFiniteLoss,
+    WeightsError,
+    torch.OutOfMemoryError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +90,11 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     cases = cases_of(job.study, job.inputs, configuration)
     scores: list[float] = []
     for case in cases:
-        record = _fit_and_report(job, configuration, case, len(scores), len(cases))
+        try:
+            record = _fit_and_report(job, configuration, case, len(scores), len(cases))
+        except LedgerError as e:
+            tune.report({ERROR: f"{case.category}, seed {case.seed}: {e}", FINAL: True})
+            return
         if record.status == FAILED:
             tune.report({ERROR: f"{case.category}, seed {case.seed}: {record.error}", FINAL: True})
             return
@@ -102,19 +120,24 @@ def _fit_and_report(
         before: cases that the trial has finished.
         cases: of the trial.
     """
-    last_report = time.monotonic()
+    last_report, passed = time.monotonic(), 0
     for record, progress in fit_case(job, configuration, case):
         if progress is None:
             break
-        report = {FRACTION: (before + progress.iteration / progress.iterations) / cases}
-        rung = job.rung(configuration, progress.iteration)
+        alive = {FRACTION: (before + progress.iteration / progress.iterations) / cases}
         evaluated = progress.metrics is not None and not progress.final
-        if cases == 1 and evaluated and rung >= 1:
-            report |= {OBJECTIVE: record.metrics[job.study.objective], RUNG: rung, FINAL: False}
-        elif time.monotonic() - last_report < HEARTBEAT_SECONDS:
-            continue
-        tune.report(report)
-        last_report = time.monotonic()
+        if cases == 1 and evaluated:
+            # All rungs so far: Ray has forgotten those that an earlier sitting passed.
+            for entry in record.history:
+                rung = job.rung(configuration, entry["iteration"])
+                if rung > passed:
+                    passed = rung
+                    value = entry[job.study.objective]
+                    tune.report({**alive, OBJECTIVE: value, RUNG: rung, FINAL: False})
+                    last_report = time.monotonic()
+        if time.monotonic() - last_report > HEARTBEAT_SECONDS:
+            tune.report(alive)
+            last_report = time.monotonic()
     return record
 
 
@@ -155,9 +178,13 @@ def fit_case(
                 ledger.write(record)
             yield record, progress
     except Exception as e:
-        # Whatever it is, trying again would end the same way; the reason belongs to the record.
         error = " ".join(f"{type(e).__name__}: {e}".split())[:500]
-        record = dataclasses.replace(record, status=FAILED, error=error, ended=time.time())
+        record = dataclasses.replace(record, error=error)
+        if not isinstance(e, HOPELESS):
+            # A machine's trouble: Tune tries again, and the record tells why if that fails too.
+            ledger.write(record)
+            raise
+        record = dataclasses.replace(record, status=FAILED, ended=time.time())
         ledger.write(record)
     yield record, None
 
@@ -191,6 +218,7 @@ def _draw(ledger: Ledger, record: FitRecord, data: CategoryData, progress: Progr
         scores, maps = predict(progress.model, data.report.images, use_head=use_head)
         for name, path in ledger.pictures(record.key).items():
             case = f"{record.category}, seed {record.seed}, configuration {record.digest}"
+            case += " (random encoder weights)" if record.random_encoder else ""
             case_sheet(
                 data.report,
                 scores,

@@ -38,6 +38,8 @@ class TrialRecord:
         intermediate: rung -> objective there.
         value: the objective over all cases, of a finished trial.
         error: why it failed, one line.
+        machine_failed: whether its workers failed, not its configuration: the next sitting tries
+            again.
         began, ended: epoch, seconds.
     """
 
@@ -50,6 +52,7 @@ class TrialRecord:
     intermediate: dict[int, float] = field(default_factory=dict)
     value: float | None = None
     error: str | None = None
+    machine_failed: bool = False
     began: float = field(default_factory=time.time)
     ended: float | None = None
 
@@ -59,6 +62,12 @@ class TrialRecord:
         object.__setattr__(self, "cases", cases)
         intermediate = {int(rung): value for rung, value in self.intermediate.items()}
         object.__setattr__(self, "intermediate", intermediate)
+
+    def tried_again(self) -> "TrialRecord":
+        """The trial as a new sitting takes it up: begun again where the machine failed it."""
+        if not self.machine_failed:
+            return self
+        return dataclasses.replace(self, state=BEGUN, error=None, machine_failed=False, ended=None)
 
     @property
     def decided(self) -> bool:

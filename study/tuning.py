@@ -17,7 +17,7 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.console import ProgressLine, Snapshot
-from study.ledger import BEGUN, FAILED, STOPPED, Inputs, Ledger
+from study.ledger import BEGUN, FAILED, STOPPED, Inputs, Ledger, LedgerError
 from study.machine import code_environment
 from study.plan import Plan, cases_of
 from study.search import OptunaSearch, make_scheduler
@@ -188,12 +188,20 @@ def count_rungs(config: StudyConfig, space: Space) -> int:
 
 def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> None:
     """Writes a trial's record, and ends those of its fits that its worker could not end itself."""
-    if record.state in (STOPPED, FAILED):
-        for case in record.cases:
+    for case in record.cases if record.state in (STOPPED, FAILED) else ():
+        try:
             fit = ledger.read(case.key)
-            if fit is not None and fit.status == BEGUN:
-                outcome = {"status": record.state, "error": record.error, "ended": record.ended}
-                ledger.write(dataclasses.replace(fit, **outcome))
+        except LedgerError:
+            continue  # The trial's own reason says so.
+        if fit is None or fit.status != BEGUN or fit.study != folder.path.name:
+            continue
+        if record.machine_failed and fit.error:
+            reason = f"{case.category}, seed {case.seed}: {fit.error}"
+            record = dataclasses.replace(record, error=reason)
+        outcome = {"status": record.state, "ended": record.ended}
+        if record.state == FAILED:
+            outcome["error"] = fit.error or record.error
+        ledger.write(dataclasses.replace(fit, **outcome))
     folder.write_trial(record)
 
 

@@ -8,7 +8,16 @@ import numpy as np
 from ffcad.datasets import folder, mvtec, synthetic, visa
 from ffcad.datasets.cache import digest_of
 from ffcad.datasets.images import DECODING_VERSION, decode
-from ffcad.datasets.records import GOOD, CategoryData, DataError, Decoded, Listing, Split, refuse
+from ffcad.datasets.records import (
+    GOOD,
+    CategoryData,
+    DataError,
+    Decoded,
+    Listing,
+    Rows,
+    Split,
+    refuse,
+)
 from ffcad.datasets.simulated import SIMULATION_SEED, with_simulated_anomalies
 from ffcad.datasets.splits import HOLDOUTS, PROTOCOLS, Assignment, assign, place_normals
 
@@ -138,7 +147,8 @@ def _split(listing: Listing, decoded: Decoded, indices: np.ndarray) -> Split:
     chosen = [listing.samples[i] for i in indices]
     labels = np.array([sample.defect_type != GOOD for sample in chosen], bool)
     together = len(indices) and indices[-1] - indices[0] + 1 == len(indices)
-    rows = slice(indices[0], indices[-1] + 1) if together else indices
+    images = decoded.images
+    images = images[indices[0] : indices[-1] + 1] if together else Rows(images, indices)
     masks = None
     if listing.has_masks or not labels.any():
         masks = np.zeros((len(indices), *decoded.images.shape[1:3]), bool)
@@ -146,7 +156,7 @@ def _split(listing: Listing, decoded: Decoded, indices: np.ndarray) -> Split:
         with_mask = np.array([sample.mask is not None for sample in chosen], bool)
         masks[with_mask] = decoded.masks[row_of_mask[indices[with_mask]]]
     return Split(
-        images=decoded.images[rows],
+        images=images,
         labels=labels,
         defect_types=[sample.defect_type for sample in chosen],
         paths=[sample.path for sample in chosen],

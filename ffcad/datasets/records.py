@@ -67,12 +67,36 @@ class Decoded:
     contents: list[tuple[str, str]]
 
 
+class Rows:
+    """Some rows of a memory-mapped array, in an order of their own; read when they are asked for.
+
+    Several processes share the pages of the array, which a copy would not.
+
+    Args:
+        array: (M, ...).
+        rows: (N,) indices into it.
+    """
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: int | slice | np.ndarray) -> np.ndarray:
+        return self.array[self.rows[chosen]]
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.array[self.rows], dtype)
+
+
 @dataclass(frozen=True)
 class Split:
     """Images with what is known of them.
 
     Attributes:
-        images: (N, S, S, 3) uint8; memory-mapped and not copied where the images lie together.
+        images: (N, S, S, 3) uint8, memory-mapped: an array, or the rows of one that belong here.
         labels: (N,) bool, True where defective.
         defect_types: "good" for a normal image.
         paths: relative to the data root, with "/"; a simulated anomaly has its image's path with
@@ -80,7 +104,7 @@ class Split:
         masks: (N, S, S) bool, True where defective; None where the category has no ground truth.
     """
 
-    images: np.ndarray
+    images: "np.ndarray | Rows"
     labels: np.ndarray
     defect_types: list[str]
     paths: list[str]

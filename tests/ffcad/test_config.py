@@ -200,3 +200,26 @@ def test_ffc_is_switched_on_either_side():
 def test_it_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().hsas = "none"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (dict(global_ratio=0.0), dict(ffc_encoder=False, ffc_autoencoder=False)),
+        (
+            dict(ffc_encoder=False, ffc_autoencoder=False, global_ratio=0.25),
+            dict(ffc_encoder=False, ffc_autoencoder=False, local_fourier_unit=True),
+        ),
+        (dict(hsas_probability=0.0), dict(hsas="none")),
+        (dict(hsas="none", hsas_probability=0.3), dict(hsas="none")),
+    ],
+)
+def test_the_same_training_in_other_words_has_one_digest(one, other):
+    assert TrainConfig(**one).digest() == TrainConfig(**other).digest()
+    assert TrainConfig(**one).digest() != TrainConfig().digest()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
+def test_a_device_that_no_machine_has_is_refused(device):
+    with pytest.raises(ConfigError, match="device must be 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+        TrainConfig(device=device)

@@ -13,6 +13,7 @@ from image_folders import mvtec, picture, save
 from ffcad.datasets import DataError, load_category
 from ffcad.datasets.cache import cached, default_cache
 from ffcad.datasets.images import new_array
+from ffcad.datasets.records import Rows
 
 
 class Builder:
@@ -155,10 +156,15 @@ def test_digest_knows_no_folder_and_no_time_of_change(tmp_path):
     assert len(digests) == 1
 
 
-def test_training_images_stay_mapped(tmp_path):
+@pytest.mark.parametrize("select_on", ["holdout", "synthetic"])
+def test_training_images_stay_mapped(tmp_path, select_on):
     root = mvtec(tmp_path / "data")
-    data = load_category("mvtec", root, "nut", 16, cache=tmp_path / "cache")
-    base = data.train.images
+    data = load_category("mvtec", root, "nut", 16, select_on=select_on, cache=tmp_path / "cache")
+    images = data.train.images
+    chosen = np.array([1, 0])
+    np.testing.assert_array_equal(images[chosen], np.asarray(images)[chosen])
+    # Under "synthetic" the training images are rows with gaps.
+    base = images.array if isinstance(images, Rows) else images
     while isinstance(base.base, np.ndarray):
         base = base.base
     assert isinstance(base, np.memmap)

@@ -28,7 +28,7 @@ PAPER = {
     "autoencoder.decoder": (10.89, 2.4),
     "head": (7.70, 31.3),
 }
-SIZES = [(64, 64), (33, 47), (65, 63)]
+SIZES = [(33, 47), (65, 63)]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -43,6 +43,7 @@ def parameters(parts: list[nn.Module]) -> int:
     return sum(p.numel() for part in parts for p in part.parameters())
 
 
+@pytest.mark.slow
 def test_parameters_and_multiply_accumulates_are_the_papers():
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         model = FFCAD(TrainConfig()).eval()

@@ -15,6 +15,7 @@ import ffcad.training
 from ffcad.checkpoint import CheckpointError, load_checkpoint
 from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, Textures
+from ffcad.resnet import FFCResNet
 from ffcad.training import Progress, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning")
@@ -113,6 +114,7 @@ def test_optimizer_schedule_clipping_and_rotation_go_on_too(tiny, dial, tmp_path
     assert_same_end(killed_and_resumed(config, dial, tmp_path / "c.pt", kill), whole)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_and_of_evaluations_may_change(config, dial, whole, tmp_path):
     path = tmp_path / "checkpoint.pt"
     steps = train(config, dial, 5, checkpoint=path)
@@ -122,6 +124,25 @@ def test_the_number_of_workers_and_of_evaluations_may_change(config, dial, whole
     rest = list(train(replace(config, evaluate_every=100), dial, 5, checkpoint=path))
     assert [p.iteration for p in rest] == [5, 6]
     assert rest[-1].metrics == whole[-1].metrics
+
+
+@pytest.mark.slow
+def test_the_encoders_file_may_lie_elsewhere_but_not_be_another(config, dial, tmp_path):
+    paths = [tmp_path / name for name in ("here.pth", "there.pth", "other.pth")]
+    state = FFCResNet(0.5).state_dict()
+    for path in paths[:2]:
+        torch.save(state, path)
+    torch.save(state | {"bn1.bias": state["bn1.bias"] + 1}, paths[2])
+    here, there, other = (replace(config, encoder_weights=str(path)) for path in paths)
+    checkpoint = tmp_path / "checkpoint.pt"
+    steps = train(here, dial, 5, checkpoint=checkpoint)
+    for _ in range(4):
+        next(steps)
+    steps.close()
+    paths[0].unlink()
+    with pytest.raises(CheckpointError, match="another training: its encoder_digest is"):
+        next(train(other, dial, 5, checkpoint=checkpoint))
+    assert [p.iteration for p in train(there, dial, 5, checkpoint=checkpoint)] == [5, 6]
 
 
 def test_the_seconds_of_earlier_sittings_count(config, dial, tmp_path):

@@ -30,7 +30,16 @@ def trial(number, state, value=None, **drawn):
 TRIALS = [
     trial(0, "finished", 0.2, hsas="none", ffc_layers=1, batch_size=8),
     trial(1, "finished", 0.7, hsas="2d", hsas_probability=0.123456, ffc_layers=2, batch_size=8),
-    trial(2, "stopped", hsas="2d", hsas_probability=0.3, ffc_layers=1, batch_size=8),
+    trial(
+        2,
+        "stopped",
+        hsas="2d",
+        hsas_probability=0.3,
+        ffc_layers=1,
+        batch_size=8,
+        head_learning_rate_factor=0.000123456,
+        adamw_learning_rate=0.000123456,
+    ),
     trial(3, "failed", hsas="none", ffc_layers=3, batch_size=8),
 ]
 

@@ -5,6 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ffcad.config import TrainConfig, knobs
+from study.search import OptunaSearch
 from study.spaces import SpaceError, available_spaces, bounds, checked, load_space
 
 
@@ -155,3 +156,17 @@ def test_corners_are_all_combinations_of_the_extremes():
     assert {(c.ffc_layers, c.global_ratio) for c in corners} == {
         (1, 0.0), (1, 0.5), (3, 0.0), (3, 0.5),
     }  # fmt: skip
+
+
+def test_a_range_whose_inside_is_no_configuration_is_refused():
+    # Between 0 and 2 / 64 there is no global branch to speak of; its ends are fine.
+    with pytest.raises(SpaceError, match=r"random draws are no configuration.*global_ratio"):
+        checked("narrow", "?", {"global_ratio": FloatDistribution(0.0, 0.05)}, {})
+
+
+def test_a_range_with_a_hole_is_searched_around_it():
+    space = checked("hole", "?", {"global_ratio": FloatDistribution(0.0, 0.1)}, {})
+    search = OptunaSearch(space, lambda config: (), [], lambda record: None)
+    ratios = [search.suggest(str(i))["configuration"]["global_ratio"] for i in range(8)]
+    assert all(ratio >= 2 / 64 for ratio in ratios)
+    assert len(set(ratios)) == 8

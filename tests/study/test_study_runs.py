@@ -244,3 +244,28 @@ def test_status_and_sync_say_what_is_there(tmp_path):
     missing = command("sync", "nothing")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no study 'nothing' in runs; there are mine")
+
+
+def test_weak_trials_are_stopped_and_never_ranked(tmp_path):
+    flags = [*TINY, "--num-trials", "6", "--max-concurrent", "1", "--set", "head_iterations=24"]
+    code, output = run(tmp_path, *flags)
+    assert code == 0, output
+    trials = StudyFolder(tmp_path / "runs", "mine").trials()
+    stopped = [t for t in trials if t.state == "stopped"]
+    assert stopped
+    assert {t.state for t in trials} == {"stopped", "finished"}
+    for t in stopped:
+        (case,) = t.cases
+        fit = records(tmp_path)[case.key]
+        assert fit["status"] == "stopped"
+        assert fit["iteration"] < fit["iterations"]
+        assert t.value is None
+        # The objective at each evaluation after the change of stage, and at no other.
+        evaluated = {e["iteration"]: e["select_pixel_ap"] for e in fit["history"]}
+        assert t.intermediate == {i // 4 - 1: v for i, v in evaluated.items() if i > 4}
+    runs = mlflow_runs(tmp_path)
+    early = [r for r in runs if r.data.tags.get("stopped_early") == "true"]
+    assert {r.info.status for r in early} == {"KILLED"}
+    assert len(early) == 2 * len(stopped)
+    # One worker process served them all: what came after a stopped one was sound.
+    assert all(r["metrics"] for r in records(tmp_path).values())

@@ -1,0 +1,39 @@
+"""What takes minutes: the promises of the README, tried as a new user would."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
+
+
+def test_make_study_in_a_fresh_clone_ends_within_five_minutes_of_its_installation(tmp_path):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    subprocess.run(["make", "setup"], cwd=clone, check=True)
+    started = time.monotonic()
+    done = subprocess.run(["make", "study"], cwd=clone, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    subprocess.run(["make", "clean"], cwd=clone, check=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Best: trial" in done.stdout
+    assert "mlflow ui" in done.stdout
+    assert "--data folder" in done.stdout
+    assert (clone / "runs" / "mlflow.db").is_file()
+    assert seconds < 300
+
+
+def test_each_stage_computes_only_what_it_trains():
+    command = [sys.executable, str(ROOT / "benchmarks" / "stage_cost.py"), "--rounds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = re.findall(r"^(autoencoder|head)\s+(.*)$", done.stdout, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == ["autoencoder", "head"]
+    for name, figures in rows:
+        _, _, _, processor, aim = map(float, figures.split())
+        assert processor <= aim, f"{name}\n{done.stdout}"
