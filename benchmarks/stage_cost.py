@@ -12,12 +12,14 @@ processor time, which other programs on the machine disturb less.
 """
 
 import argparse
+import os
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import torch
 
@@ -73,6 +75,14 @@ def seconds(step: Callable[[dict], None], batch: dict) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
+def processor() -> str:
+    """Its name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -86,7 +96,7 @@ def main() -> None:
         image_size=args.image_size, autoencoder_iterations=10_000, head_iterations=10_000
     )
     print(
-        f"{date.today()}, {platform.processor() or platform.machine()}, {args.threads} threads, "
+        f"{date.today()}, {processor()}, {args.threads} threads on {os.cpu_count()} cores, "
         f"torch {torch.__version__}, {args.image_size}x{args.image_size}, batch "
         f"{config.batch_size}, {args.rounds} rounds after one that is not counted"
     )
@@ -98,11 +108,9 @@ def main() -> None:
         pairs = [
             (seconds(ours.step, batch), seconds(all_step, batch)) for _ in range(args.rounds + 1)
         ][1:]
-        wall, processor = (
-            statistics.median(a[clock] / b[clock] for a, b in pairs) for clock in (0, 1)
-        )
+        wall, cpu = (statistics.median(a[clock] / b[clock] for a, b in pairs) for clock in (0, 1))
         a, b = (statistics.median(pair[who][0] for pair in pairs) for who in (0, 1))
-        print(f"{stage:12} {a:9.2f} {b:9.2f} {wall:7.2f} {processor:10.2f} {target:6.2f}")
+        print(f"{stage:12} {a:9.2f} {b:9.2f} {wall:7.2f} {cpu:10.2f} {target:6.2f}")
 
 
 if __name__ == "__main__":

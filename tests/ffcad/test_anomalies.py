@@ -82,10 +82,10 @@ def test_without_textures_an_image_is_its_own_source(dial):
     """Its neighbours in the batch do not matter, and the anomaly can be seen."""
     normal = torch.tensor(dial.train.images[:16]).permute(0, 3, 1, 2) / 255
     found, mask = simulate_anomalies(normal, seeded(), probability=1.0)
-    others = normal.flip(0)
-    others[3] = normal[3]
+    others = normal.clone()
+    others[1::2] = normal[1::2].flip(0)
     alone, _ = simulate_anomalies(others, seeded(), probability=1.0)
-    assert torch.equal(found[3], alone[3])
+    assert torch.equal(found[::2], alone[::2])
     difference = ((found - normal).abs() * mask).sum() / (3 * mask.sum())
     assert difference > 0.05
 

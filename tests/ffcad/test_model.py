@@ -174,6 +174,14 @@ def test_hsas_at_its_ends_in_evaluation_and_switched_off(kind):
     assert same(HSAS("none", 1.0).train())
 
 
+@pytest.mark.slow
+def test_hsas_with_probability_0_drops_nothing_even_where_the_draw_is_0():
+    """A float32 draw is exactly 0 once in 2**24."""
+    shape = (1, 1, 2**12, 2**13)
+    assert (torch.rand(shape, generator=seeded(1)) == 0).any()
+    assert HSAS("1d", 0.0).train()((torch.ones(shape), None), seeded(1))[0].all()
+
+
 @pytest.mark.parametrize("kind", ["1d", "2d"])
 def test_hsas_is_a_function_of_its_generator(kind):
     hsas, pair = HSAS(kind, 0.5).train(), (torch.ones(3, 16, 4, 4), torch.ones(3, 16, 4, 4))

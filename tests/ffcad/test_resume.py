@@ -75,7 +75,7 @@ def assert_same_end(resumed: list[Progress], whole: list[Progress]) -> None:
 @pytest.mark.parametrize(
     ("kill", "left"),
     [
-        pytest.param(2, 4, id="in stage one"),
+        pytest.param(2, 4, id="in stage one", marks=pytest.mark.slow),
         pytest.param(3, 3, id="at the change of stage"),
         pytest.param(4, 2, id="in stage two", marks=pytest.mark.slow),
         pytest.param(5, 2, id="between two checkpoints"),
