@@ -62,6 +62,7 @@ class Progress:
         history: all evaluations so far: iteration, stage, mean loss since the last, metrics.
         final: whether the training is done.
         model: the model in its present state.
+        encoder_digest: names the frozen encoder's weights; see `load_encoder_weights`.
     """
 
     stage: str
@@ -73,6 +74,7 @@ class Progress:
     history: list[dict[str, Any]]
     final: bool
     model: FFCAD
+    encoder_digest: str
 
 
 def train(
@@ -276,6 +278,7 @@ class _Fit:
             history=list(self.history),
             final=self.iteration == self.config.iterations,
             model=self.model,
+            encoder_digest=self.encoder_digest,
         )
 
     def last_metrics(self) -> dict[str, float]:

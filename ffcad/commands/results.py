@@ -16,7 +16,6 @@ from ffcad.commands.arguments import RANDOM_ENCODER
 from ffcad.commands.progress import duration
 from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, Textures
-from ffcad.encoder_weights import state_digest
 from ffcad.training import METHOD_VERSION, Progress
 
 
@@ -48,7 +47,7 @@ def results_document(
             "config": config.digest(),
             "data": data.digest,
             "textures": textures and textures.digest,
-            "encoder": state_digest(final.model.encoder.state_dict()),
+            "encoder": final.encoder_digest,
         },
         "random_encoder": config.encoder_weights == "random",
         "metrics": final.metrics,
