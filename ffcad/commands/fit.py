@@ -176,7 +176,9 @@ def _draw(out: Path, data: CategoryData, final: Progress) -> None:
     scores, maps = predict(final.model, data.report.images, use_head=use_head)
     threshold = None
     if data.select.masks is not None:
-        _, select_maps = predict(final.model, data.select.images, use_head=use_head)
+        select_maps = maps  # the same images under "paper"
+        if data.select is not data.report:
+            _, select_maps = predict(final.model, data.select.images, use_head=use_head)
         threshold = pixel_f1_max(select_maps, data.select.masks)[3]
     random = final.model.config.encoder_weights == "random"
     remark = " (random encoder weights)" if random else ""
