@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ffcad.config import TrainConfig
+from ffcad.datasets import load_category
+from ffcad.training import train
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
@@ -37,3 +41,17 @@ def test_each_stage_computes_only_what_it_trains():
     for name, figures in rows:
         _, _, _, processor, aim = map(float, figures.split())
         assert processor <= aim, f"{name}\n{done.stdout}"
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_training_begins_like_any_other():
+    knobs = dict(image_size=32, autoencoder_channels=16, head_channels=8, ffc_layers=1)
+    knobs |= dict(global_ratio=0.25, batch_size=2, sgd_learning_rate=1e-3)
+    knobs |= dict(autoencoder_iterations=2, head_iterations=2)
+    data = load_category("synthetic", None, "dial", 32)
+    plain, compiled = (
+        [p.loss for p in train(TrainConfig(**knobs, compile=c), data)] for c in (False, True)
+    )
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-3)
+    # FFC amplifies rounding from step to step.
+    assert compiled == pytest.approx(plain, rel=0.1)
