@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ffcad.commands.arguments import RANDOM_ENCODER, UsageError, output_folder
+from ffcad.config import TrainConfig
 from ffcad.datasets import DataError, read_image
 from ffcad.datasets.images import Unreadable, is_image_file, read_mask, resize_mask
 from ffcad.pictures import Inspected, inspection_picture
@@ -67,13 +68,14 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor.load(args.checkpoint)
     out = output_folder(args.out)
     console = Console(markup=False, highlight=False)
-    if predictor.config.encoder_weights == "random":
+    encoder = Path(predictor.config.encoder_weights).name
+    if encoder == "random":
         print(f"warning: {RANDOM_ENCODER}", file=sys.stderr)
     results, problems = _inspect(predictor, sources, console)
     results.sort(key=lambda result: -result.score)
     names = picture_names([result.source.name for result in results])
-    _write_scores(out / "scores.csv", results, names)
-    problems += _draw(out, results, names, masks, predictor.config.image_size, console)
+    _write_scores(out / "scores.csv", results, names, encoder)
+    problems += _draw(out, results, names, masks, predictor.config, console)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if results:
@@ -190,11 +192,13 @@ def _draw(
     results: list[Result],
     names: list[Path],
     masks: dict[Path, Path] | None,
-    size: int,
+    config: TrainConfig,
     console: Console,
 ) -> list[str]:
     """Writes the pictures; returns what is wrong with masks."""
-    problems = []
+    problems, size = [], config.image_size
+    # Every result of a random encoder says so, a picture that is passed on too.
+    caveat = " · random encoder" if config.encoder_weights == "random" else ""
     lowest = min((float(r.anomaly_map.min()) for r in results), default=0.0)
     highest = max((float(r.anomaly_map.max()) for r in results), default=1.0)
     pairs = list(zip(results, names, strict=True))
@@ -203,12 +207,12 @@ def _draw(
         if masks is not None and path in masks:
             try:
                 mask = resize_mask(read_mask(masks[path].read_bytes()), size)
-            except Unreadable as e:
+            except (Unreadable, OSError) as e:
                 problems.append(f"{masks[path]} {e}")
         inspected = Inspected(
             read_image(path, size),
             result.anomaly_map.astype(np.float32),
-            heading=f"score {result.score:.3f}",
+            heading=f"score {result.score:.3f}{caveat}",
             remark=str(result.source.name),
             mask=mask,
         )
@@ -216,12 +220,13 @@ def _draw(
     return problems
 
 
-def _write_scores(path: Path, results: list[Result], names: list[Path]) -> None:
+def _write_scores(path: Path, results: list[Result], names: list[Path], encoder: str) -> None:
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
-        writer.writerow(["file", "score", "picture"])
+        writer.writerow(["file", "score", "picture", "encoder"])
         for result, name in zip(results, names, strict=True):
-            writer.writerow([result.source.path, f"{result.score:.6f}", name.as_posix()])
+            score = f"{result.score:.6f}"
+            writer.writerow([result.source.path, score, name.as_posix(), encoder])
 
 
 def _tracked(items: list | range, what: str, console: Console) -> Iterable:

@@ -329,6 +329,7 @@ def test_predict_inspects_what_it_can_and_names_what_it_cannot(fitted: Path, ima
     listed = [line.split("  ", 1)[1] for line in shown.splitlines()[1:-1]]
     assert listed == [row["file"] for row in rows]
     assert sorted(out.rglob("*.png")) == sorted(out / row["picture"] for row in rows)
+    assert {row["encoder"] for row in rows} == {"random"}, "the file says it when passed on"
 
 
 def test_predict_draws_truth_where_there_is_a_mask(fitted: Path, images: Path, tmp_path: Path):
