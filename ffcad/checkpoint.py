@@ -1,5 +1,10 @@
-"""A training's state on disk: written atomically, read without running any code from it."""
+"""A training's state on disk: written atomically, read without running any code from it.
 
+Beside `checkpoint.pt` lies `checkpoint.previous.pt`, the one before it, until the training is
+finished: a file that a broken disk or a full one has spoilt costs the iterations in between.
+"""
+
+import glob
 import os
 import uuid
 from pathlib import Path
@@ -7,7 +12,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2
 KEYS = frozenset(
     (
         "format",
@@ -20,6 +25,7 @@ KEYS = frozenset(
         "iteration",
         "history",
         "loss",
+        "losses",
         "seconds",
         "model",
         "optimizer",
@@ -32,37 +38,87 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, unreadable, or belongs to another training."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes the state so that a kill at any moment leaves the old or the new file, whole."""
+class UnreadableCheckpoint(CheckpointError):
+    """A file that is missing, truncated, or no checkpoint of this format."""
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept: `checkpoint.previous.pt`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True) -> None:
+    """Writes the state so that a kill at any moment leaves a whole file, the old or the new one.
+
+    The file that was there becomes `previous_checkpoint(path)`. A finished training's state, which
+    has no optimizer, needs none. Only one process may write to a path at a time: unfinished files
+    beside it are taken for those of processes that were killed, and removed.
+
+    Args:
+        path: of the checkpoint; its folder is made.
+        state: what `KEYS` names, except the format.
+        keep_old: False where the file there is known to be unreadable: it is overwritten, and the
+            previous one stays as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        stale.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as f:
             torch.save({"format": FORMAT, **state}, f)
             f.flush()
             os.fsync(f.fileno())
+        if keep_old and path.exists():
+            os.replace(path, previous_checkpoint(path))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if state["optimizer"] is None:
+        previous_checkpoint(path).unlink(missing_ok=True)
+
+
+def load_last_good(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Reads the checkpoint or, if it cannot be read, the one before it.
+
+    Returns:
+        The state; and one line that says which file could not be read, why, and which one was
+        taken. The line is None if the newest could be read.
+
+    Raises:
+        UnreadableCheckpoint: if neither can be read; it names both.
+    """
+    try:
+        return load_checkpoint(path), None
+    except UnreadableCheckpoint as e:
+        newest = e
+    previous = previous_checkpoint(path)
+    try:
+        state = load_checkpoint(previous)
+    except UnreadableCheckpoint as e:
+        raise UnreadableCheckpoint(f"{newest}; {e}; remove what is there to begin anew") from e
+    return state, f"{newest}; {previous} of iteration {state['iteration']} was taken"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads what `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, or not a checkpoint of this project.
+        UnreadableCheckpoint: if the file is missing, truncated, or not a checkpoint of this format.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise UnreadableCheckpoint(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # whatever a truncated or foreign file makes torch raise
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from e
+        raise UnreadableCheckpoint(f"{path} cannot be read as a checkpoint: {reason}") from e
     if not isinstance(state, dict) or "format" not in state:
-        raise CheckpointError(f"{path} is no checkpoint of ffcad")
+        raise UnreadableCheckpoint(f"{path} is no checkpoint of ffcad")
     if state["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}")
+        raise UnreadableCheckpoint(
+            f"{path} has format {state['format']}; this version reads {FORMAT}"
+        )
     if not set(state) >= KEYS:
-        raise CheckpointError(f"{path} is no checkpoint of ffcad")
+        raise UnreadableCheckpoint(f"{path} is no checkpoint of ffcad")
     return state

@@ -11,6 +11,7 @@ weights as one that was not, whatever the number of loader workers.
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ffcad.batches import Batches, derived_seed, training_images
-from ffcad.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ffcad.checkpoint import (
+    CheckpointError,
+    load_last_good,
+    previous_checkpoint,
+    save_checkpoint,
+)
 from ffcad.config import TrainConfig, knobs
 from ffcad.datasets import CategoryData, Split, Textures
 from ffcad.encoder_weights import load_encoder_weights
@@ -63,6 +69,9 @@ class Progress:
         final: whether the training is done.
         model: the model in its present state.
         encoder_digest: names the frozen encoder's weights; see `load_encoder_weights`.
+        note: one line if the newest checkpoint could not be read when this sitting began, so that
+            training went on from the one before; else None.
+        resumed_at: the iteration at which this sitting began; 0 where the training is new.
     """
 
     stage: str
@@ -75,6 +84,8 @@ class Progress:
     final: bool
     model: FFCAD
     encoder_digest: str
+    note: str | None = None
+    resumed_at: int = 0
 
 
 def train(
@@ -92,33 +103,50 @@ def train(
         data: a category's splits at `config.image_size`.
         seed: of the initial weights, the batches, the anomalies and HSAS.
         textures: anomaly source images; without them images serve as their own source.
-        checkpoint: where the state is kept. If the file is there, training goes on from it (one
-            that is done yields its final progress again); it is written at every evaluation.
+        checkpoint: where the state is kept. If the file is there, or the previous one beside it,
+            training goes on from the newest that can be read (one that is done yields its final
+            progress again). It is written at every evaluation, and when the iterator is closed
+            early, by `close()` or because nothing refers to it any more, as after a `break`: so
+            stopping on purpose between two evaluations loses nothing. What ends by an exception
+            from inside, and what is killed, goes on from the last evaluation.
 
     Yields:
         A `Progress` after every iteration; the last one is `final`.
 
     Raises:
         NonFiniteLoss: with stage and iteration.
-        CheckpointError: if the checkpoint is unreadable or of another training.
+        CheckpointError: if the checkpoint is of another training; `UnreadableCheckpoint` if
+            neither it nor the previous one can be read.
         ValueError: if data or textures have another size than `config.image_size`.
     """
     fit = _Fit(config, data, seed, textures)
-    if checkpoint is not None and checkpoint.is_file():
+    if checkpoint is not None and (
+        checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
+    ):
         fit.restore(checkpoint)
     if fit.iteration == config.iterations:
         yield fit.progress(fit.last_metrics())
         return
     started = time.perf_counter() - fit.seconds
-    for batch in fit.loader():
-        fit.step(batch)
-        metrics = fit.evaluate() if fit.evaluation_is_due() else None
-        fit.seconds = time.perf_counter() - started
-        if metrics is not None and checkpoint is not None:
+    try:
+        for batch in fit.loader():
+            fit.step(batch)
+            metrics = fit.evaluate() if fit.evaluation_is_due() else None
+            fit.seconds = time.perf_counter() - started
+            if metrics is not None and checkpoint is not None:
+                fit.save(checkpoint)
+            yielded = time.perf_counter()
+            yield fit.progress(metrics)
+            started += time.perf_counter() - yielded  # the caller's time is not the training's
+    except GeneratorExit:  # comes only where an iteration is done, never in the middle of one
+        if checkpoint is not None and fit.iteration > fit.saved_at:
             fit.save(checkpoint)
-        yielded = time.perf_counter()
-        yield fit.progress(metrics)
-        started += time.perf_counter() - yielded  # the caller's time is not the training's
+        raise
+
+
+def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+    """A terminal sends Ctrl-C to the loader's workers too; who trains decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Fit:
@@ -154,6 +182,9 @@ class _Fit:
         self.history: list[dict[str, Any]] = []
         self.loss = math.nan  # of the last iteration
         self.losses: list[float] = []  # since the last evaluation
+        self.saved_at = 0  # the iteration of the newest checkpoint
+        self.resumed_at = 0
+        self.note: str | None = None
         self._enter_stage()
 
     @property
@@ -182,6 +213,7 @@ class _Fit:
             sampler=range(self.iteration, c.iterations),
             num_workers=c.loader_workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_ctrl_c_to_the_parent,
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -279,6 +311,8 @@ class _Fit:
             final=self.iteration == self.config.iterations,
             model=self.model,
             encoder_digest=self.encoder_digest,
+            note=self.note,
+            resumed_at=self.resumed_at,
         )
 
     def last_metrics(self) -> dict[str, float]:
@@ -305,20 +339,27 @@ class _Fit:
                 "iteration": self.iteration,
                 "history": self.history,
                 "loss": self.loss,
+                "losses": self.losses,
                 "seconds": self.seconds,
                 "model": self.model.state_dict(),
                 "optimizer": None if done else self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
             },
+            # What could not be read must not take the place of what could.
+            keep_old=self.note is None or self.saved_at > self.resumed_at,
         )
+        self.saved_at = self.iteration
 
     def restore(self, path: Path) -> None:
-        """Goes on where a checkpoint stands.
+        """Goes on where a checkpoint stands, the previous one if the newest cannot be read.
 
         Raises:
             CheckpointError: if it is of another configuration, case or data.
+            UnreadableCheckpoint: if neither can be read.
         """
-        state = load_checkpoint(path)
+        state, self.note = load_last_good(path)
+        if self.note is not None:
+            path = previous_checkpoint(path)
         # Where the encoder's weights lie does not matter: their content is compared below.
         found = dataclasses.replace(
             TrainConfig.from_dict(state["config"]), encoder_weights=self.config.encoder_weights
@@ -335,9 +376,9 @@ class _Fit:
                 raise CheckpointError(
                     f"{path} is of another training: its {key} is {state[key]!r}, here {value!r}"
                 )
-        self.iteration = state["iteration"]
+        self.iteration = self.resumed_at = self.saved_at = state["iteration"]
         self.history, self.seconds = state["history"], state["seconds"]
-        self.loss = state["loss"]
+        self.loss, self.losses = state["loss"], state["losses"]
         self.model.load_state_dict(state["model"])
         self._enter_stage()
         # At a change of stage the optimizer in the file is the old stage's.

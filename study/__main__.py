@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from study.config import StudyConfig, StudyError
+from study.leases import current_holder, describe
 from study.ledger import Ledger, LedgerError
+from study.storage import Storage, StorageError
 from study.trials import StudyFolder, existing_study, study_names
 
 
@@ -26,55 +27,72 @@ def main(argv: list[str] | None = None) -> int:
     status = commands.add_parser("status", help="shows a study, running or not; all names without")
     status.add_argument("study", nargs="?", help="its name")
     status.add_argument("--json", action="store_true", help="all records, for programs")
-    sync = commands.add_parser("sync", help="writes into MLflow what is not there yet")
+    sync = commands.add_parser(
+        "sync", help="writes into MLflow and Optuna's journal what is not there yet"
+    )
     sync.add_argument("study", help="its name")
     sync.add_argument("--tracking-uri", help="default: the study's own")
     for command in (status, sync):
-        command.add_argument("--storage", type=Path, default=Path("runs"), help="default: runs")
+        command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     given = parser.parse_args(arguments)
     try:
+        storage = Storage(given.storage)
         if given.command == "sync":
-            return _sync(given.storage, given.study, given.tracking_uri)
-        return _status(given.storage, given.study, given.json)
-    except (LedgerError, StudyError) as e:
+            return _sync(storage, given.study, given.tracking_uri)
+        return _status(storage, given.study, given.json)
+    except (LedgerError, StudyError, StorageError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
 
 
-def _status(storage: Path, name: str | None, as_json: bool) -> int:
+def _status(storage: Storage, name: str | None, as_json: bool) -> int:
     if name is None:
         names = study_names(storage)
-        print(json.dumps(names) if as_json else "\n".join(names) or f"no study in {storage}")
+        print(json.dumps(names) if as_json else "\n".join(names) or f"no study in {storage.where}")
         return 0
-    folder = existing_study(storage, name)
-    config, trials, ledger = _config(folder, storage), folder.trials(), Ledger(storage)
+    folder, ledger = existing_study(storage, name), Ledger(storage)
+    config, (trials, unreadable) = _config(folder), folder.read_trials()
+    holder = current_holder(storage, folder.driver)
     if as_json:
-        fits = [ledger.read(case.key) for trial in trials for case in trial.cases]
+        keys = dict.fromkeys(case.key for trial in trials for case in trial.cases)
+        fits, wrong = ledger.read_all(list(keys))
         document = {
             "study": config.to_dict(),
+            "driver": holder,
             "trials": [dataclasses.asdict(trial) for trial in trials],
-            "fits": [dataclasses.asdict(fit) for fit in fits if fit is not None],
+            "fits": [dataclasses.asdict(fit) for fit in fits],
+            "unreadable": [*unreadable.values(), *wrong],
         }
         print(json.dumps(document, indent=1))
         return 0
-    from study.console import failures, summary
+    from study.console import failures, notes_of, summary
 
     console = Console()
+    state = f"run by {describe(holder)}" if holder else "nobody runs it"
+    begun = sum(not trial.decided for trial in trials)
+    console.print(f"{name}: {state}, {len(trials)} trials, {begun} begun", highlight=False)
     summary(console, config, trials, ledger)
     failures(console, trials)
+    notes_of(console, trials, ledger)
+    for line in unreadable.values():
+        console.print(f"note: {line}", style="yellow", markup=False)
     return 0
 
 
-def _sync(storage: Path, name: str, tracking_uri: str | None) -> int:
-    from study.driver import driver_lock
+def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
+    from study.driver import driver_lease, journal_path
+    from study.search import write_journal
     from study.tracking import Mirror
 
     folder = existing_study(storage, name)
-    config = _config(folder, storage)
+    config = _config(folder)
     if tracking_uri is not None:
         config = dataclasses.replace(config, tracking_uri=tracking_uri)
     # Its own driver writes while it runs: there is one writer only.
-    with driver_lock(folder):
+    with driver_lease(folder, Console()):
+        journal = journal_path(config)
+        write_journal(config.search_space(), folder.trials(), journal)
+        storage.upload(journal, folder.journal)
         try:
             written = Mirror(config).sync(live=False)
         except Exception as e:  # whatever a database or a server makes MLflow raise
@@ -84,10 +102,10 @@ def _sync(storage: Path, name: str, tracking_uri: str | None) -> int:
     return 0
 
 
-def _config(folder: StudyFolder, storage: Path) -> StudyConfig:
-    """The study as its document has it, on the storage where it was found."""
-    document = folder.read_document()
-    return StudyConfig(**{**document["study"], "storage": str(storage.resolve())})
+def _config(folder: StudyFolder) -> StudyConfig:
+    """The study as it was asked for, with the storage where it is now."""
+    document = folder.read_document()["study"]
+    return StudyConfig.from_dict({**document, "storage": folder.storage.where})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The command line of a study: flags into a StudyConfig, everything wrong with them in one line."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from study.config import (
     space_fields,
 )
 from study.spaces import Space, available_spaces, load_space
+from study.storage import Storage
 from study.trials import existing_study
 
 TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(available_spaces())}, or a .py file (default: {DEFAULT_SPACE})",
     )
     add("--set", metavar="KNOB=VALUE", action="append", help="pins a knob; may be repeated")
-    add("--num-trials", type=int, metavar="N", help="distinct configurations (default: 6)")
+    add("--num-trials", type=int, metavar="N", help="of a search: configurations (default: 6)")
     add("--seeds", metavar="0,1", help="each category is fitted once with each (default: 0)")
     add("--select-on", choices=PROTOCOLS, help="what configurations are chosen on")
     add("--holdout", choices=HOLDOUTS, help="what the holdout protocol halves")
@@ -65,58 +65,57 @@ def make_parser() -> argparse.ArgumentParser:
     add("--no-early-stopping", action="store_true", help="no trial is stopped early")
     add("--study", metavar="NAME", help="default: named after space, data and a digest")
     add("--resume", metavar="NAME", help="goes on with a study; other flags only as they were")
-    add("--storage", metavar="DIR", help=f"of ledger and studies (default: {DEFAULT_STORAGE})")
+    add("--extend", action="store_true", help="a study of this name asks the changed question")
+    add(
+        "--storage",
+        metavar="DIR",
+        help="of ledger and studies: a folder, s3://bucket/folder or gs://bucket/folder (default: "
+        f"{DEFAULT_STORAGE})",
+    )
     add("--tracking-uri", metavar="URI", help="of MLflow (default: SQLite on the storage)")
-    add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copies into MLflow (default: last)")
+    add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copied into MLflow (default: last)")
+    add("--retries", type=int, metavar="N", help="of a trial whose worker dies (default: 2)")
     add("--cpus-per-trial", type=int, metavar="N", help="cores of a trial (default: 1)")
     add("--gpus-per-trial", type=float, metavar="N", help="may be a fraction (default: 1 if any)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     return parser
 
 
-def parse(argv: list[str]) -> tuple[StudyConfig, Space]:
-    """A study and its search space from the command line.
+def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
+    """A study, its search space, and whether `--extend` was given, from the command line.
 
     Raises:
-        StudyError, SpaceError, ConfigError, DataError, LedgerError: with the user's one line.
+        StudyError, SpaceError, ConfigError, DataError, LedgerError, StorageError: with the user's
+            one line.
     """
     given = vars(make_parser().parse_args(argv))
-    storage = Path(given.pop("storage", DEFAULT_STORAGE)).expanduser().resolve()
-    fields: dict[str, Any] = {"storage": str(storage)}
+    storage = Storage(given.pop("storage", DEFAULT_STORAGE))
+    extend = given.pop("extend", False)
+    fields: dict[str, Any] = {"storage": storage.where}
     space = None
     if "resume" in given:
         name = given.pop("resume")
         if given.get("study", name) != name:
             raise StudyError("--resume and --study name two studies; give one of them")
-        old = StudyConfig(**existing_study(storage, name).read_document()["study"])
+        old = StudyConfig.from_dict(existing_study(storage, name).read_document()["study"])
         fields = {**old.to_dict(), **fields}
         space = old.search_space()
     if space is None or "space" in given:
         space = load_space(given.get("space", DEFAULT_SPACE))
     given.pop("space", None)
     space = _pinned(space, given)
+    if space.is_grid and "num_trials" in given:
+        raise StudyError(
+            f"--num-trials is for a search, but {space.name!r} is a grid of "
+            f"{len(space.distinct_cells())} cells, which are all done"
+        )
     fields |= space_fields(space)
     fields |= _fields(given)
     fields["categories"] = _categories(fields)
     if uri := fields.get("tracking_uri"):
         _check_tracking(uri)
-    check_writable(storage)
-    return StudyConfig(**fields), space
-
-
-def check_writable(storage: Path) -> None:
-    """Tries the storage before anything depends on it.
-
-    Raises:
-        StudyError: if nothing can be written there.
-    """
-    probe = storage / f".probe-{os.getpid()}"
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as e:
-        raise StudyError(f"--storage {storage} cannot be written: {e.strerror or e}") from e
+    storage.check()
+    return StudyConfig(**fields), space, extend
 
 
 def _pinned(space: Space, given: dict[str, Any]) -> Space:
@@ -189,3 +188,7 @@ def _check_tracking(uri: str) -> None:
             f"--tracking-uri must be a database or a server ({', '.join(TRACKING_SCHEMES)}) but "
             f"got {uri!r}; a SQLite file is sqlite:///folder/mlflow.db"
         )
+    if scheme == "sqlite" and ":///" in uri:
+        folder = Path(uri.partition(":///")[2]).absolute().parent
+        if not folder.is_dir():
+            raise StudyError(f"--tracking-uri {uri}: there is no folder {folder}")

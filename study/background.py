@@ -1,26 +1,38 @@
-"""MLflow's one writer while a study runs: a thread of the driver."""
+"""What is written while a study runs, beside the driver's loop and never in its way.
 
+One thread of the driver is MLflow's only writer, and copies Optuna's journal to the storage. There
+is no queue between them and the study that might overflow or be lost: the thread looks at the
+ledger, which holds everything, and writes in batches what is not written yet.
+"""
+
+import contextlib
 import logging
 import threading
+from pathlib import Path
 
 from study.config import StudyConfig
+from study.storage import Storage, StorageError
 from study.tracking import Mirror
+from study.trials import StudyFolder
 
 logger = logging.getLogger("study.tracking")
 
 
-class BackgroundMirror:
-    """Runs a `Mirror` in a thread, beside the driver's loop and never in its way.
+class Background:
+    """The thread.
 
     Args:
         config: the study.
+        journal: file of Optuna's study.
         seconds: between two rounds.
     """
 
-    def __init__(self, config: StudyConfig, seconds: float = 2.0) -> None:
+    def __init__(self, config: StudyConfig, journal: Path, seconds: float = 2.0) -> None:
         self.mirror = Mirror(config)
-        self.seconds = seconds
+        self.folder = StudyFolder(Storage(config.storage), config.name)
+        self.journal, self.seconds = journal, seconds
         self.error: str | None = None
+        self._copied = b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
 
@@ -48,10 +60,22 @@ class BackgroundMirror:
         self._round(live=False)
 
     def _round(self, live: bool) -> None:
+        if live:
+            self._copy_journal()
         try:
             self.mirror.sync(live)
             self.error = None
         except Exception as e:
             # Tracking must never end a study: it is said at the end and written later.
-            logger.exception("MLflow could not be written")
+            if self.error is None:
+                logger.exception("MLflow could not be written")
             self.error = " ".join(str(e).split())[:300] or type(e).__name__
+
+    def _copy_journal(self) -> None:
+        """A copy that ends with a whole line, whatever is being appended."""
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            whole = self.journal.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            if whole and whole != self._copied:
+                self.folder.storage.write(self.folder.journal, whole)
+                self._copied = whole

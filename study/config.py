@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from optuna.distributions import distribution_to_json
 from ffcad.config import knobs
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
 from study.spaces import Space, checked
+from study.storage import Storage
 
-LOG_CHECKPOINTS = ("last", "none")
+LOG_CHECKPOINTS = ("last", "best", "none")
 # What the paper's ablations call "Loc." (pixel AP) and "Det." (image AUROC): localisation is the
 # harder one and tells configurations apart when detection is near its ceiling.
 MASK_OBJECTIVE, IMAGE_OBJECTIVE = "select_pixel_ap", "select_image_auroc"
@@ -42,23 +43,27 @@ class StudyConfig:
         question: the first line of its lab card.
         search: knob -> distribution, as Optuna's JSON.
         fixed: knob -> value.
+        cells: of a grid: name -> knob -> value; empty for a search.
         data: the layout on disk.
         categories: of the data set.
         seeds: each category is fitted once with each.
         select_on, holdout: the protocol.
         objective: the metric that configurations are chosen by, of the select split; None takes
             pixel AP where every category has masks, else image AUROC.
-        early_stopping: whether weak trials are stopped.
+        early_stopping: whether a search's weak trials are stopped.
         sampler_seed: of Optuna's sampler.
         data_root: where the data set is; None for the synthetic one.
         textures: folder of the anomaly source images.
         allow_duplicates: whether an image may be in two splits.
         name: the study's; from a digest of the question where none was given.
-        storage: folder of ledger, studies and, by default, MLflow's files.
-        tracking_uri: MLflow's; None takes a SQLite file on the storage.
-        num_trials: distinct configurations, those of earlier sittings counted.
+        storage: folder or URI of ledger and studies.
+        tracking_uri: MLflow's; None takes a SQLite file on the storage, or, where that is no
+            folder, in `runs`.
+        num_trials: of a search: distinct configurations, those of earlier sittings counted.
+        retries: how often a trial whose worker died is tried again.
         cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine.
-        log_checkpoints: whether each fit's last checkpoint is copied into MLflow.
+        log_checkpoints: which checkpoint of each fit is copied into MLflow: its last one, the one
+            of its best evaluation in stage two, or none.
 
     Raises:
         StudyError: if a value is not allowed.
@@ -68,6 +73,7 @@ class StudyConfig:
     question: str
     search: dict[str, str]
     fixed: dict[str, Any]
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: str = "synthetic"
     categories: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
@@ -87,6 +93,7 @@ class StudyConfig:
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     log_checkpoints: str = "last"
+    retries: int = 2
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -106,6 +113,7 @@ class StudyConfig:
         if min(self.seeds) < 0:
             raise StudyError(f"--seeds must be 0 or more but got {min(self.seeds)}")
         _at_least("--num-trials", self.num_trials, 1)
+        _at_least("--retries", self.retries, 0)
         _at_least("--cpus-per-trial", self.cpus_per_trial, 1)
         if self.max_concurrent is not None:
             _at_least("--max-concurrent", self.max_concurrent, 1)
@@ -132,16 +140,21 @@ class StudyConfig:
         return [(category, seed) for seed in self.seeds for category in self.categories]
 
     @property
+    def local_folder(self) -> Path:
+        """Where this machine keeps what does not belong on an object store: MLflow's SQLite."""
+        return Storage(self.storage).local or Path("runs").resolve()
+
+    @property
     def mlflow_uri(self) -> str:
         """Where MLflow is."""
-        return self.tracking_uri or f"sqlite:///{Path(self.storage).resolve() / 'mlflow.db'}"
+        return self.tracking_uri or f"sqlite:///{self.local_folder / 'mlflow.db'}"
 
     def search_space(self) -> Space:
         """The space to draw from."""
         from optuna.distributions import json_to_distribution
 
         search = {name: json_to_distribution(text) for name, text in self.search.items()}
-        return checked(self.space, self.question, search, self.fixed)
+        return checked(self.space, self.question, search, self.fixed, self.cells)
 
     def asked(self) -> dict[str, Any]:
         """What makes this study the one that it is: two studies of one name must agree on it.
@@ -158,14 +171,33 @@ class StudyConfig:
         return {
             "search": dict(sorted(self.search.items())),
             "fixed": dict(sorted(fixed.items())),
+            "cells": self.cells,
             "data": self.data,
             "categories": list(self.categories),
             "seeds": list(self.seeds),
             "select_on": self.select_on,
             "holdout": self.holdout,
             "objective": self.objective,
-            "early_stopping": self.early_stopping,
+            "early_stopping": self.early_stopping and not self.cells,
         }
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> "StudyConfig":
+        """What `to_dict` gave, in this version or an earlier one.
+
+        Raises:
+            StudyError: if another version wrote it.
+        """
+        unknown = sorted(set(document) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise StudyError(
+                f"study {document.get('name')!r} was written by another version of this project, "
+                f"which knows {', '.join(unknown)}; use that version"
+            )
+        try:
+            return cls(**document)
+        except TypeError as e:
+            raise StudyError(f"study {document.get('name')!r} cannot be read: {e}") from e
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON types."""
@@ -179,6 +211,7 @@ def space_fields(space: Space) -> dict[str, Any]:
         "question": space.question,
         "search": {name: distribution_to_json(d) for name, d in space.search.items()},
         "fixed": space.fixed,
+        "cells": space.cells,
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -16,7 +17,8 @@ from rich.table import Table
 
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
-from study.trials import TrialRecord
+from study.storage import Storage
+from study.trials import RETIRED, Outcome, TrialRecord, outcomes
 
 # Seconds between two plain lines, where standard output is no terminal.
 PLAIN_SECONDS = 10.0
@@ -135,7 +137,7 @@ class ProgressLine:
 def summary(
     console: Console, config: StudyConfig, trials: list[TrialRecord], ledger: Ledger
 ) -> None:
-    """Prints the table of configurations and the best one.
+    """Prints the table of configurations, the best one, and what early stopping saved.
 
     Args:
         console: where to.
@@ -143,37 +145,71 @@ def summary(
         trials: of the study.
         ledger: holds their fits.
     """
-    finished = sorted(
-        (t for t in trials if t.state == FINISHED), key=lambda t: t.value, reverse=True
-    )
+    known = outcomes(trials, len(config.cases))
+    finished = sorted((o for o in known if o.state == FINISHED), key=lambda o: -o.value)
     # Trials that ended early have values of another training length: they are never ranked.
-    others = [t for t in trials if t.state != FINISHED]
-    fits = {t.number: _finished_fits(ledger, t) for t in finished}
+    others = [o for o in known if o.state != FINISHED]
+    fits = {o.first.number: _finished_fits(ledger, o) for o in finished}
     columns = [
         key
         for key in COLUMNS
-        if finished and all(key in r.metrics for records in fits.values() for r in records)
+        if any(fits.values()) and all(key in r.metrics for rs in fits.values() for r in rs)
     ]
-    varying = varying_knobs(trials)
+    varying = varying_knobs([o.first for o in known])
     table = _headed_table(config, trials, columns)
     # Between columns are a border and two spaces, at the table's ends a border.
     taken = len("trial") + len("stopped") + len(columns) * len("AUROC")
     width = min(console.width, 120) - taken - 3 * (len(columns) + 2) - 2
-    for t in finished[:MOST_ROWS]:
-        metrics = [f"{fmean(r.metrics[key] for r in fits[t.number]):.3f}" for key in columns]
-        table.add_row(str(t.number), f"{t.value:.4f}", *metrics, _folded(t, varying, width))
+    for o in finished[:MOST_ROWS]:
+        metrics = [_mean([r.metrics[key] for r in fits[o.first.number]]) for key in columns]
+        row = _folded(o.first, varying, width)
+        table.add_row(str(o.first.number), f"{o.value:.4f}", *metrics, row)
     table.add_section()
-    for t in others[:MOST_ROWS]:
+    for o in others[:MOST_ROWS]:
         empty = [""] * len(columns)
-        table.add_row(str(t.number), t.state, *empty, _folded(t, varying, width))
+        table.add_row(str(o.first.number), o.state, *empty, _folded(o.first, varying, width))
     console.print(table)
     if hidden := max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS):
         console.print(f"and {hidden} more: python -m study status {config.name} --json")
-    best = ", ".join(settings(finished[0], varying)) if finished else ""
+    best = ", ".join(settings(finished[0].first, varying)) if finished else ""
     console.print(
-        f"Best: trial {finished[0].number}, {best}" if finished else "No configuration finished.",
+        f"Best: trial {finished[0].first.number}, {best}"
+        if finished
+        else "No configuration finished.",
         highlight=False,
     )
+    if line := budget_line(trials):
+        console.print(line, highlight=False)
+
+
+def budget_line(trials: list[TrialRecord]) -> str:
+    """How much of the full budget of the decided trials was spent, and what saved the rest."""
+    decided = [t for t in trials if t.decided and t.state != RETIRED and t.budget]
+    if not decided:
+        return ""
+    budget, spent = sum(t.budget for t in decided), sum(t.spent for t in decided)
+    saved = {
+        state: sum(t.budget - t.spent for t in decided if t.state == state)
+        for state in (STOPPED, FINISHED, FAILED)
+    }
+    because = {
+        STOPPED: "early stopping",
+        FINISHED: "fits of other studies",
+        FAILED: "failures",
+    }
+    parts = [f"{because[s]} saved {n:,} ({n / budget:.0%})" for s, n in saved.items() if n]
+    return "; ".join(
+        [f"Budget: {spent:,} of {budget:,} iterations spent ({spent / budget:.0%})", *parts]
+    )
+
+
+def notes_of(console: Console, trials: list[TrialRecord], ledger: Ledger) -> None:
+    """Prints what workers noted about their fits, and what of the ledger cannot be read."""
+    keys = dict.fromkeys(case.key for trial in trials for case in trial.cases)
+    fits, wrong = ledger.read_all(list(keys))
+    noted = [f"{r.category}, seed {r.seed}: {note}" for r in fits for note in r.notes]
+    for line in (*noted, *wrong):
+        console.print(f"note: {line}", style="yellow", highlight=False, markup=False)
 
 
 def _headed_table(config: StudyConfig, trials: list[TrialRecord], columns: list[str]) -> Table:
@@ -209,18 +245,19 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
         done: how many configurations it has, if nothing of what was asked for is left; else None.
     """
     python = _short(Path(sys.executable), resolve=False)
-    if config.mlflow_uri.startswith(("http:", "https:")):
+    if urlsplit(config.mlflow_uri).scheme in ("http", "https"):
         look = f"open {config.mlflow_uri}"
     else:
-        uri = config.tracking_uri or f"sqlite:///{_short(Path(config.storage) / 'mlflow.db')}"
+        uri = config.tracking_uri or f"sqlite:///{_short(config.local_folder / 'mlflow.db')}"
         look = f"{python} -m mlflow ui --backend-store-uri {shlex.quote(uri)}"
     run = f"{python} {run_command()}"
-    storage = _short(Path(config.storage))
+    local = Storage(config.storage).local
+    storage = _short(local) if local else config.storage
     again = f"{run} --resume {config.name}{'' if storage == 'runs' else f' --storage {storage}'}"
     commands = {"Look at the runs": look}
     if done is None:
         commands["Go on with this study"] = again
-    else:
+    elif not config.cells:
         commands["Try more configurations"] = f"{again} --num-trials {2 * done}"
     commands["Use your own images"] = f"{run} --data folder --data-root FOLDER"
     for title, command in commands.items():
@@ -268,9 +305,13 @@ def _caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
     return lines
 
 
-def _finished_fits(ledger: Ledger, trial: TrialRecord) -> list[FitRecord]:
-    records = [ledger.read(case.key) for case in trial.cases]
-    return [r for r in records if r is not None and r.status == FINISHED]
+def _finished_fits(ledger: Ledger, outcome: Outcome) -> list[FitRecord]:
+    records, _ = ledger.read_all([case.key for case in outcome.cases])
+    return [record for record in records if record.status == FINISHED]
+
+
+def _mean(values: list[float]) -> str:
+    return f"{fmean(values):.3f}" if values else "-"
 
 
 def _title(metric: str) -> str:

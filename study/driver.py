@@ -1,23 +1,30 @@
 """Runs a study, from a checked StudyConfig to an exit code."""
 
 import dataclasses
+import hashlib
 import logging
 import os
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ffcad.datasets.cache import default_cache
 from study.config import StudyConfig, StudyError, differences
-from study.console import failures, next_steps, summary
-from study.ledger import FAILED, Inputs, Ledger
-from study.plan import Plan
+from study.console import failures, next_steps, notes_of, summary
+from study.inputs import Inputs
+from study.leases import STALE_SECONDS, Lease, Waiter, describe
+from study.ledger import FAILED, Ledger
+from study.plan import Plan, extended, make_plan
 from study.spaces import Space
+from study.storage import Storage, StorageError
 from study.trials import StudyFolder
 
-OK, USAGE, FITS_FAILED, INTERRUPTED = 0, 2, 3, 130
+OK, USAGE, FITS_FAILED, STORAGE_FAILED, INTERRUPTED = 0, 2, 3, 4, 130
 # How long the end of a study waits for MLflow.
 MLFLOW_SECONDS = 60.0
 # Read by Ray when it is imported; values that the user has set stay.
@@ -29,11 +36,18 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Heartbeats have no objective.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # A trial that is stopped may be writing to a slow storage.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
 }
 
 
 def run_study(
-    config: StudyConfig, space: Space, inputs: Inputs, notes: list[str], console: Console
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    notes: list[str],
+    console: Console,
+    extend: bool = False,
 ) -> int:
     """Does what is left of a study, and shows what came out.
 
@@ -43,6 +57,7 @@ def run_study(
         inputs: digests of what goes into its fits.
         notes: of the data sets, for the user.
         console: where to.
+        extend: whether a study of that name with another question is extended to this one.
 
     Returns:
         The exit code: 0, 3 if fits failed, 130 if it was interrupted.
@@ -50,106 +65,163 @@ def run_study(
     Raises:
         StudyError: if it is another study than the one of that name, another driver runs it, or
             the machine cannot hold one trial.
+        StorageError: if the storage fails.
     """
-    folder = StudyFolder(Path(config.storage), config.name)
-    with driver_lock(folder):
-        check_same_study(folder, config, inputs)
-        folder.write_document({"study": config.to_dict(), "inputs": dataclasses.asdict(inputs)})
-        plan = Plan([record.tried_again() for record in folder.trials()], config.num_trials)
+    storage = Storage(config.storage)
+    folder, ledger = StudyFolder(storage, config.name), Ledger(storage)
+    with driver_lease(folder, console) as lease, _log(folder):
+        open_study(folder, config, space, inputs, extend)
+        plan = make_plan(config, space, inputs, folder, ledger)
         console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
-        console.print(plan.describe(len(config.cases)), highlight=False)
-        for note in notes:
+        console.print(plan.describe(config), highlight=False)
+        for note in (*notes, *plan.notes):
             console.print(f"note: {note}", highlight=False, markup=False)
         for variable, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         # Imported late: these take seconds, and by now all that can be wrong was said.
-        from study.background import BackgroundMirror
+        from study.background import Background
+        from study.search import write_journal
 
         if plan.left:
-            from study.tuning import tune_study
-        _log_to_file(folder.log)
-        mirror = BackgroundMirror(config)
-        mirror.start()
+            from study.tuning import Sitting, tune_study
+        _silence_console()
+        journal = journal_path(config)
+        background = Background(config, journal)
+        background.start()
         exhausted, unwritten = False, None
         try:
             if plan.left:
-                exhausted = tune_study(config, space, inputs, folder, plan, console)
+                sitting = Sitting(config, space, inputs, folder, lease, plan, journal)
+                exhausted = tune_study(sitting, console)
+        except KeyboardInterrupt:
+            console.print("Ended at once.", style="yellow")
         finally:
-            unwritten = mirror.finish(MLFLOW_SECONDS)
-        return _show(config, folder, exhausted, unwritten, console)
+            unwritten = background.finish(MLFLOW_SECONDS)
+            with suppress(StorageError):  # Said already, or by what comes next.
+                write_journal(space, folder.trials(), journal)
+                storage.upload(journal, folder.journal)
+        return _show(config, folder, plan, exhausted, unwritten, console)
 
 
-def check_same_study(folder: StudyFolder, config: StudyConfig, inputs: Inputs) -> None:
-    """Refuses to go on with a study of the same name that is another one.
+def open_study(
+    folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs, extend: bool
+) -> None:
+    """Begins a study, or goes on with it; one of the same name with another question is refused.
 
     Raises:
-        StudyError: with what differs.
+        StudyError: with what differs, unless it is to be extended.
     """
-    if not folder.exists():
-        return
-    document = folder.read_document()
-    lines = differences(StudyConfig(**document["study"]).asked(), config.asked())
-    lines += differences(
-        {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
-    )
-    if lines:
-        more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
-        raise StudyError(
-            f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
-            f"{more}; give another --study"
+    document: dict[str, Any] = folder.read_document() if folder.exists() else {}
+    if document:
+        lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
+        lines += differences(
+            {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
         )
+        if lines and not extend:
+            more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
+            raise StudyError(
+                f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
+                f"{more}; give another --study, or --extend to make this one ask the new question"
+            )
+        if lines:
+            for record in extended(folder.trials(), config, space, inputs):
+                folder.write_trial(record)
+            said = {"when": time.time(), "differences": lines}
+            document["extended"] = [*document.get("extended", []), said]
+    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
+    folder.write_document(asked)
 
 
 @contextmanager
-def driver_lock(folder: StudyFolder) -> Iterator[None]:
-    """Holds the study, so that no second driver runs it; a killed driver's lock is free again.
+def driver_lease(folder: StudyFolder, console: Console) -> Iterator[Lease]:
+    """Holds the study, so that no second driver runs it.
+
+    A driver that was killed on this machine is succeeded at once; one of another machine when it
+    has been silent for a minute.
 
     Raises:
         StudyError: if another driver has it.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.lock)
+    waiter = Waiter(folder.storage, folder.driver, {"study": folder.name})
+    beats, said, lease = set(), False, None
+    while (lease := waiter.attempt()) is None:
+        beats.add(waiter.holder.get("beat"))
+        holder = describe(waiter.holder)
+        if len(beats) > 1 or waiter.is_alive():
+            raise StudyError(
+                f"study {folder.name!r} is being run by another driver ({holder}); wait for it, or "
+                "end it"
+            )
+        if not said:
+            console.print(
+                f"Waiting up to {STALE_SECONDS:.0f} s to see whether {holder}, which began this "
+                "study, is still alive."
+            )
+            said = True
+        time.sleep(1.0)
     try:
-        lock.acquire(timeout=0)
-    except Timeout as e:
-        raise StudyError(
-            f"study {folder.path.name!r} is being run by another process ({folder.lock} is held); "
-            "wait for it, or end it"
-        ) from e
-    with lock:
-        yield
+        yield lease
+    finally:
+        lease.release()
+
+
+def journal_path(config: StudyConfig) -> Path:
+    """Where this machine keeps Optuna's study while it is run."""
+    storage = hashlib.sha256(Storage(config.storage).where.encode()).hexdigest()[:8]
+    return default_cache() / "optuna" / storage / f"{config.name}.journal"
 
 
 def _show(
     config: StudyConfig,
     folder: StudyFolder,
+    plan: Plan,
     exhausted: bool,
     unwritten: str | None,
     console: Console,
 ) -> int:
     trials = folder.trials()
-    summary(console, config, trials, Ledger(Path(config.storage)))
+    ledger = Ledger(folder.storage)
+    summary(console, config, trials, ledger)
     failures(console, trials)
-    if exhausted:
+    notes_of(console, trials, ledger)
+    if exhausted and plan.wanted is not None:
         console.print("The search space holds no further configuration.")
     if unwritten:
         console.print(f"MLflow is not up to date: {unwritten}", style="yellow", markup=False)
         console.print(f"`python -m study sync {config.name}` writes it later.", markup=False)
+    now = dataclasses.replace(plan, trials=trials)
     begun = any(not trial.decided for trial in trials)
-    done = not begun and (exhausted or len(trials) >= config.num_trials)
-    next_steps(console, config, len(trials) if done else None)
+    # A grid's trials that were not begun yet have no record.
+    done = not begun and (exhausted or len(now.current) >= plan.total)
+    next_steps(console, config, len(now.current) if done else None)
     if not done:
         console.print("Interrupted: the command to go on is above.", style="yellow")
         return INTERRUPTED
     return FITS_FAILED if any(trial.state == FAILED for trial in trials) else OK
 
 
-def _log_to_file(path: Path) -> None:
-    """What libraries say goes to a file: the user's console shows the study."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    # Ray and MLflow brought handlers of their own, for the console, when they were imported.
+@contextmanager
+def _log(folder: StudyFolder) -> Iterator[None]:
+    """What libraries say goes to a file beside the study: the user's console shows the study."""
+    logging.raiseExceptions = False  # A full disk is said once, not at every line of the log.
+    with tempfile.TemporaryDirectory(prefix="ffcad-log-") as temporary:
+        local = folder.storage.local
+        path = local / folder.log if local else Path(temporary) / "driver.log"
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+            if not local:
+                with suppress(StorageError):
+                    folder.storage.upload(path, folder.log)
+
+
+def _silence_console() -> None:
+    """Ray and MLflow brought handlers of their own, for the console, when they were imported."""
     for name in ("ray", "mlflow", "alembic", "optuna", "py.warnings"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -1,26 +1,40 @@
 """What has been done: one record per fit, on the study's storage; the truth of every study.
 
-    <storage>/ledger/<fit key>/record.json     written by the worker, before it reports to Ray
-    <storage>/ledger/<fit key>/checkpoint.pt   written by the training, at every evaluation
-    <storage>/ledger/<fit key>/worst.png       the worst cases of the report split; also best.png
+    <storage>/ledger/<fit key>/record.json         written by the worker before it reports to Ray
+    <storage>/ledger/<fit key>/checkpoint.pt       at every evaluation; the one before it stays as
+                                                   checkpoint.previous.pt until the fit is finished
+    <storage>/ledger/<fit key>/best_checkpoint.pt  with `--log-checkpoints best`
+    <storage>/ledger/<fit key>/worst.png           pictures and curves of the report split; see
+                                                   PICTURES
+    <storage>/ledger/<fit key>/lease-000001.json   while a worker is at it (`study.leases`)
 
 Ray, Optuna and MLflow can be rebuilt from this and from the trials of the study (`study.trials`).
 The ledger is shared by all studies on a storage: a fit is never done twice.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
-import os
-import uuid
+import tempfile
+import time
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ffcad.config import TrainConfig
+from ffcad.checkpoint import previous_checkpoint
+from study.storage import Storage
 
 # A fit's life: begun -> finished | stopped (by the trial scheduler) | failed.
 BEGUN, FINISHED, STOPPED, FAILED = "begun", "finished", "stopped", "failed"
+
+PICTURES = ("worst.png", "best.png", "curves.png", "curves.csv")
+RECORD, CHECKPOINT, BEST_CHECKPOINT = "record.json", "checkpoint.pt", "best_checkpoint.pt"
+
+# A temporary file that is older than this has no living writer.
+TEMPORARY_SECONDS = 600.0
+
+Document = TypeVar("Document")
 
 
 class LedgerError(ValueError):
@@ -28,62 +42,31 @@ class LedgerError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Digests of what goes into a fit besides its configuration and its case.
-
-    Attributes:
-        data: 'category@image_size' -> digest of what is trained, selected and reported on.
-        textures: image size -> digest of the anomaly source images; empty without any.
-        weights: `encoder_weights` value -> digest of the file's content, or the word itself.
-        method_version: `ffcad.training.METHOD_VERSION`.
-    """
-
-    data: dict[str, str]
-    textures: dict[str, str]
-    weights: dict[str, str]
-    method_version: int
-
-    def contents(self) -> dict[str, Any]:
-        """What two sittings of a study must agree on: the digests, not where the weights lie."""
-        return {**dataclasses.asdict(self), "weights": sorted(set(self.weights.values()))}
-
-    def fit_key(self, config: TrainConfig, category: str, seed: int) -> str:
-        """Sixteen hexadecimal digits that name a fit on whatever storage and machine.
-
-        The path of the encoder's weights counts for nothing, their content does.
-        """
-        identity = config.identity()
-        identity.pop("encoder_weights", None)
-        parts = {
-            "configuration": identity,
-            "data": self.data[f"{category}@{config.image_size}"],
-            "textures": self.textures.get(str(config.image_size)),
-            "weights": self.weights[config.encoder_weights],
-            "category": category,
-            "seed": seed,
-            "method_version": self.method_version,
-        }
-        text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
 class FitRecord:
     """One fit: a configuration trained and evaluated on one case.
 
     Attributes:
-        key: `Inputs.fit_key`.
+        key: `study.inputs.Inputs.fit_key`.
         status: begun, finished, stopped or failed.
         study: the study that did it.
+        trial: the number of its trial there.
         configuration: every knob, as `TrainConfig.to_dict` gives them.
         digest: the configuration's.
         category, seed: the case.
         select_on: the protocol that the metrics were taken with.
+        inputs: digests of data, textures, weights; the method's version; images per split.
         metrics: of the last evaluation; a finished fit has 'report_...' ones too.
         history: all evaluations: iteration, stage, loss, metrics, and 'time' (epoch, seconds).
         iteration, iterations: done, and in the whole training.
+        best_iteration: the evaluation whose checkpoint was kept as the best one.
         seconds: spent training and evaluating, all sittings together.
-        peak_memory_mb: of the GPU where there is one, else of the process.
+        writing_seconds: spent writing records and checkpoints to the storage.
+        peak_memory_mb: of the GPU where there is one, else of the process; 10**6 bytes.
+        system: samples of the worker's machine: 'time' (epoch, seconds) and figures under the
+            names that MLflow's own sampler uses, without 'system/'.
+        sittings: each time a worker took the fit up: 'began' (epoch), 'iteration' it stood at,
+            'host', 'study'.
+        notes: what the user should know, a line each.
         environment: git revision, versions, machine.
         error: why it failed, one line.
         began, ended: epoch, seconds.
@@ -92,6 +75,7 @@ class FitRecord:
     key: str
     status: str
     study: str
+    trial: int
     configuration: dict[str, Any]
     digest: str
     category: str
@@ -102,8 +86,13 @@ class FitRecord:
     history: list[dict[str, Any]] = field(default_factory=list)
     iteration: int = 0
     iterations: int = 0
+    best_iteration: int | None = None
     seconds: float = 0.0
+    writing_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    system: list[dict[str, float]] = field(default_factory=list)
+    sittings: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     began: float = 0.0
@@ -119,24 +108,16 @@ class Ledger:
     """The records of all fits on a storage.
 
     Args:
-        storage: a folder that the driver and every worker see under this path.
+        storage: what the driver and every worker see.
     """
 
-    def __init__(self, storage: Path) -> None:
-        self.folder = Path(storage) / "ledger"
-        self._documents = Documents()
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._documents = Documents(storage)
 
-    def fit_folder(self, key: str) -> Path:
+    def folder(self, key: str) -> str:
         """Where a fit's files are."""
-        return self.folder / key
-
-    def checkpoint(self, key: str) -> Path:
-        """Where a fit's training state is."""
-        return self.fit_folder(key) / "checkpoint.pt"
-
-    def pictures(self, key: str) -> dict[str, Path]:
-        """Where a fit's sheets of the worst and of the best cases are."""
-        return {name: self.fit_folder(key) / f"{name}.png" for name in ("worst", "best")}
+        return f"ledger/{key}"
 
     def read(self, key: str) -> FitRecord | None:
         """A fit's record; None where it was never begun.
@@ -144,52 +125,119 @@ class Ledger:
         Raises:
             LedgerError: if the record is unreadable.
         """
-        path = self.fit_folder(key) / "record.json"
-        return self._documents.read(path, FitRecord) if path.is_file() else None
+        return self._documents.read(f"{self.folder(key)}/{RECORD}", FitRecord)
+
+    def read_all(self, keys: list[str]) -> tuple[list[FitRecord], list[str]]:
+        """The records that are there and can be read, and a line for each that cannot."""
+        records, wrong = [], []
+        for key in keys:
+            try:
+                records.append(self.read(key))
+            except LedgerError as e:
+                wrong.append(str(e))
+        return [r for r in records if r is not None], wrong
+
+    def keys(self) -> list[str]:
+        """The keys of all fits that were ever begun."""
+        return self.storage.folders("ledger")
 
     def write(self, record: FitRecord) -> None:
         """Replaces a fit's record; a reader sees the old one or the new one, whole."""
-        folder = self.fit_folder(record.key)
-        write_json(folder / "record.json", dataclasses.asdict(record))
+        name = f"{self.folder(record.key)}/{RECORD}"
+        write_document(self.storage, name, dataclasses.asdict(record))
+
+    def set_aside(self, key: str) -> None:
+        """Keeps an unreadable record beside the one that will replace it."""
+        name = f"{self.folder(key)}/{RECORD}"
+        self.storage.copy(name, f"{name}.unreadable")
+        self.storage.delete(name)
+
+    @contextlib.contextmanager
+    def working_folder(self, key: str) -> Iterator[Path]:
+        """A local folder for the files of a fit that is worked at.
+
+        On a local storage it is the fit's own; else a temporary one that begins with the
+        checkpoints that the storage has, and whose files are kept by `keep`.
+        """
+        if self.storage.local:
+            folder = self.storage.local / self.folder(key)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(".*.tmp"):  # of writers that were killed
+                if time.time() - path.stat().st_mtime > TEMPORARY_SECONDS:
+                    path.unlink(missing_ok=True)
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix=f"ffcad-{key}-") as temporary:
+            folder = Path(temporary)
+            for path in (folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)):
+                with contextlib.suppress(FileNotFoundError):
+                    self.storage.download(f"{self.folder(key)}/{path.name}", path)
+            yield folder
+
+    def keep(self, key: str, path: Path) -> None:
+        """Puts a file of the working folder onto the storage, if it is not there already.
+
+        A checkpoint that the storage has becomes the previous one, until the fit is finished.
+        """
+        if self.storage.local:
+            return
+        name = f"{self.folder(key)}/{path.name}"
+        previous = previous_checkpoint(path)
+        if path.name == CHECKPOINT and previous.is_file():
+            with contextlib.suppress(FileNotFoundError):
+                self.storage.copy(name, f"{self.folder(key)}/{previous.name}")
+        self.storage.upload(path, name)
+        if path.name == CHECKPOINT and not previous.is_file():
+            self.storage.delete(f"{self.folder(key)}/{previous.name}")
+
+    def keep_best(self, key: str) -> None:
+        """Keeps the present checkpoint as the best one."""
+        folder = self.folder(key)
+        self.storage.copy(f"{folder}/{CHECKPOINT}", f"{folder}/{BEST_CHECKPOINT}")
 
 
 class Documents:
     """Reads documents that others replace; one that has not changed since is not read again."""
 
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, ...], Any]] = {}
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._known: dict[str, tuple[Hashable, Any]] = {}
 
-    def read(self, path: Path, kind: type) -> Any:
-        """What `read_document` gives."""
-        stat = path.stat()
-        version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if path not in self._known or self._known[path][0] != version:
-            self._known[path] = (version, read_document(path, kind))
-        return self._known[path][1]
+    def read(
+        self, name: str, kind: type[Document], version: Hashable | None = None
+    ) -> Document | None:
+        """What `read_document` gives; None if it is not there.
+
+        Args:
+            name: of the document.
+            kind: its dataclass.
+            version: of the file, where a listing told it already.
+        """
+        version = version or self.storage.version(name)
+        if version is None:
+            return None
+        if name not in self._known or self._known[name][0] != version:
+            try:
+                self._known[name] = (version, read_document(self.storage, name, kind))
+            except FileNotFoundError:
+                return None
+        return self._known[name][1]
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
+def write_document(storage: Storage, name: str, document: dict[str, Any]) -> None:
     """Writes a document so that a kill at any moment leaves the old or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not only the process: two threads, or two machines with the same process number, may write.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            json.dump(document, f, indent=1)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Without indentation, because that takes Python's slow encoder; `status --json` has it.
+    storage.write(name, json.dumps(document).encode())
 
 
-def read_document(path: Path, kind: type) -> Any:
-    """Reads what `write_json` wrote of a dataclass.
+def read_document(storage: Storage, name: str, kind: type[Document]) -> Document:
+    """Reads what `write_document` wrote of a dataclass.
 
     Raises:
+        FileNotFoundError: if it is not there.
         LedgerError: if the file is no such document, with its path.
     """
     try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as e:
-        raise LedgerError(f"{path} cannot be read: {e}; remove it to have it done again") from e
+        return kind(**json.loads(storage.read(name)))
+    except (ValueError, TypeError) as e:
+        raise LedgerError(f"{storage.uri(name)} cannot be read: {e}") from e

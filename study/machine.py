@@ -1,16 +1,20 @@
-"""What a record says of the machine: versions, git revision, and the most memory a fit used."""
+"""What a record says of the machine: versions, git revision, memory, and samples of its load."""
 
 import contextlib
 import platform
 import resource
 import subprocess
 import sys
+import threading
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 _PROC = Path("/proc/self")
 
 
@@ -61,6 +65,63 @@ def peak_memory_mb() -> float:
     # Kilobytes on Linux, bytes on macOS.
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+class SystemSampler:
+    """Samples the load of this machine in a thread of the worker while a fit is worked at.
+
+    MLflow's own sampler would be a second writer to MLflow; the names are its names.
+
+    Args:
+        samples: of earlier sittings.
+        seconds: between two samples; twice as many whenever there are too many of them.
+    """
+
+    def __init__(self, samples: list[dict[str, float]], seconds: float = SAMPLE_SECONDS) -> None:
+        self._samples, self._seconds = list(samples), seconds
+        self._stop = threading.Event()
+        self._process = psutil.Process()
+        # The first call of each only starts its clock.
+        psutil.cpu_percent()
+        self._process.cpu_percent()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._thread.start()
+
+    def samples(self) -> list[dict[str, float]]:
+        """All samples so far."""
+        return list(self._samples)
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        # The first one soon, so that a short fit has one too.
+        wait = min(1.0, self._seconds)
+        while not self._stop.wait(wait):
+            self._samples = [*self._samples, self._sample()]
+            if len(self._samples) > MOST_SAMPLES:
+                self._samples, self._seconds = self._samples[::2], 2 * self._seconds
+            wait = self._seconds
+
+    def _sample(self) -> dict[str, float]:
+        memory = psutil.virtual_memory()
+        sample = {
+            "time": time.time(),
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / 1e6,
+            "system_memory_usage_percentage": memory.percent,
+            "process_cpu_utilization_percentage": self._process.cpu_percent(),
+            "process_memory_usage_megabytes": self._process.memory_info().rss / 1e6,
+        }
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            sample["gpu_0_memory_usage_megabytes"] = (total - free) / 1e6
+            sample["gpu_0_memory_usage_percentage"] = 100 * (total - free) / total
+            with contextlib.suppress(Exception):  # NVIDIA's library is not everywhere.
+                sample["gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+        return sample
 
 
 def _own_version() -> str | None:

@@ -1,21 +1,16 @@
-"""What a study still has to do, and what goes into its fits; all of it before Ray starts."""
+"""What a study still has to do, from what is on its storage; before Ray starts."""
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
-from ffcad.config import TrainConfig
-from ffcad.datasets import CategoryData, load_category, load_textures
-from ffcad.encoder_weights import load_encoder_weights, source_digest
-from ffcad.model import FrozenEncoder
-from ffcad.training import METHOD_VERSION
-from study.config import IMAGE_OBJECTIVE, MASK_OBJECTIVE, StudyConfig, StudyError
-from study.ledger import FAILED, FINISHED, STOPPED, Inputs
+from optuna.trial import FixedTrial
+
+from ffcad.config import ConfigError, TrainConfig
+from study.config import StudyConfig
+from study.inputs import Inputs, cases_of
+from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.spaces import Space
-from study.trials import Case, TrialRecord
-
-# The knobs that the frozen encoder's architecture depends on.
-ENCODER_KNOBS = ["ffc_layers", "global_ratio", "ffc_encoder", "local_fourier_unit"]
+from study.trials import RETIRED, Case, StudyFolder, TrialRecord, new_trial
 
 
 @dataclass(frozen=True)
@@ -23,115 +18,194 @@ class Plan:
     """A study's trials by what is left of them.
 
     Attributes:
-        trials: of earlier sittings, by number.
-        wanted: distinct configurations asked for.
+        trials: of earlier sittings, and all of a grid, by number; those that a question before this
+            one had are among them.
+        wanted: distinct configurations asked for; None for a grid, whose trials are all there.
+        notes: what had to be mended, a line each.
     """
 
     trials: list[TrialRecord]
-    wanted: int
+    wanted: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def current(self) -> list[TrialRecord]:
+        """The trials of the present question."""
+        return [record for record in self.trials if record.state != RETIRED]
 
     @property
     def begun(self) -> int:
-        """Trials that go on."""
+        """Trials that are not decided."""
         return sum(not record.decided for record in self.trials)
 
     @property
     def new(self) -> int:
         """Configurations still to be drawn."""
-        return max(0, self.wanted - len(self.trials))
+        return max(0, (self.wanted or 0) - len(self.current))
 
     @property
     def left(self) -> int:
         """Trials for Tune."""
         return self.begun + self.new
 
-    def describe(self, cases: int) -> str:
+    @property
+    def total(self) -> int:
+        """Trials when all is done."""
+        return len(self.current) + self.new
+
+    def describe(self, config: StudyConfig) -> str:
         """One line, for the console."""
         parts = [
             f"{sum(record.state == state for record in self.trials)} {state}"
-            for state in (FINISHED, STOPPED, FAILED)
+            for state in (FINISHED, STOPPED, FAILED, RETIRED)
             if any(record.state == state for record in self.trials)
         ]
+        cases = f"{len(config.cases)} case{'s' * (len(config.cases) != 1)}"
+        if self.wanted is None:
+            cells = len({record.digest for record in self.current})
+            parts += [f"{self.begun} to do"]
+            return f"{cells} cells x {cases} = {self.total} fits: {', '.join(parts)}"
         parts += [f"{self.begun} begun"] * (self.begun > 0) + [f"{self.new} new"]
-        total = len(self.trials) + self.new
-        return f"{total} configurations x {cases} case{'s' * (cases != 1)}: {', '.join(parts)}"
+        return f"{self.total} configurations x {cases}: {', '.join(parts)}"
 
 
-def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, list[str]]:
-    """Loads everything that the study will need once, and takes its digests.
+def make_plan(
+    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, ledger: Ledger
+) -> Plan:
+    """Reads what is done, mends what can be mended, and adds a grid's trials.
 
-    Returns:
-        The study with its objective chosen, the digests, and what the user should know of the data.
+    A trial whose document cannot be read is rebuilt from its fits. A finished one that has a fit
+    without a sound record is gone on with, which finishes it from the fit's checkpoint.
 
-    Raises:
-        StudyError: if the objective needs masks and a category has none.
-        DataError: if images or textures cannot be used.
-        WeightsError: if weights cannot be read or do not belong to an architecture of the space.
+    Args:
+        config: the study.
+        space: its search space.
+        inputs: digests of what goes into its fits.
+        folder: its documents.
+        ledger: of its fits.
     """
-    sizes = sorted(set(space.values_of("image_size")))
-    data = {
-        (category, size): load_data(config, category, size)
-        for size in sizes
-        for category in config.categories
-    }
-    inputs = Inputs(
-        data={f"{category}@{size}": d.digest for (category, size), d in data.items()},
-        textures={
-            str(size): load_textures(Path(config.textures), size).digest
-            for size in sizes
-            if config.textures
-        },
-        weights={source: source_digest(source) for source in space.values_of("encoder_weights")},
-        method_version=METHOD_VERSION,
-    )
-    check_weights(space)
-    maskless = sorted({category for (category, _), d in data.items() if d.select.masks is None})
-    objective = config.objective or (IMAGE_OBJECTIVE if maskless else MASK_OBJECTIVE)
-    if maskless and "_pixel_" in objective:
-        raise StudyError(
-            f"{maskless[0]} has no masks, so there is no {objective}; give --objective "
-            f"{IMAGE_OBJECTIVE}"
-        )
+    trials, unreadable = folder.read_trials()
     notes = [
-        f"{category}: {note}"
-        for (category, size), d in data.items()
-        for note in d.notes
-        if size == sizes[0]
+        f"{why}; {what}"
+        for why, what in _rebuild(config, space, inputs, ledger, trials, unreadable)
     ]
-    return dataclasses.replace(config, objective=objective), inputs, notes
+    trials = [record.tried_again() for record in trials]
+    for i, record in enumerate(trials):
+        if record.state == FINISHED:
+            fits, wrong = ledger.read_all([case.key for case in record.cases])
+            if wrong or sum(fit.status == FINISHED for fit in fits) < len(record.cases):
+                why = wrong[0] if wrong else "a fit's record is missing"
+                notes.append(f"{why}; trial {record.number} is gone on with")
+                trials[i] = reopened(record, record.cases)
+    if space.is_grid:
+        trials += _missing_cells(config, space, inputs, trials)
+    trials.sort(key=lambda record: record.number)
+    return Plan(trials, None if space.is_grid else config.num_trials, tuple(notes))
 
 
-def load_data(config: StudyConfig, category: str, image_size: int) -> CategoryData:
-    """A category by the study's protocol, as the driver and every worker load it."""
-    return load_category(
-        config.data,
-        None if config.data_root is None else Path(config.data_root),
-        category,
-        image_size,
-        select_on=config.select_on,
-        holdout=config.holdout,
-        allow_duplicates=config.allow_duplicates,
+def reopened(record: TrialRecord, cases: tuple[Case, ...]) -> TrialRecord:
+    """A trial that is to be gone through again; its finished fits are taken as they are."""
+    return dataclasses.replace(
+        record, state=BEGUN, cases=cases, intermediate={}, value=None, error=None, ended=None
     )
 
 
-def cases_of(config: StudyConfig, inputs: Inputs, configuration: TrainConfig) -> tuple[Case, ...]:
-    """The cases of a configuration, with the keys of its fits."""
-    return tuple(
-        Case(category, seed, inputs.fit_key(configuration, category, seed))
-        for category, seed in config.cases
-    )
+def extended(
+    trials: list[TrialRecord], config: StudyConfig, space: Space, inputs: Inputs
+) -> list[TrialRecord]:
+    """The trials of a study as its changed question sees them.
 
-
-def check_weights(space: Space) -> None:
-    """Loads each weights file into each architecture that the space can draw.
-
-    Raises:
-        WeightsError: if one does not fit.
+    Those that are points of the new space are gone through again with the new cases, which costs
+    nothing where their fits are finished; the others are retired.
     """
-    tried = set()
-    for config in space.corners([*ENCODER_KNOBS, "encoder_weights"]):
-        architecture = (config.ffc_layers, config.encoder_ratio, config.local_fourier_unit)
-        if config.encoder_weights == "random" or (architecture, config.encoder_weights) in tried:
+    if space.is_grid:
+        keys = {case.key for _, case in _cell_cases(config, space, inputs)}
+        return [
+            reopened(record, record.cases)
+            if {case.key for case in record.cases} <= keys
+            else dataclasses.replace(record, state=RETIRED)
+            for record in trials
+        ]
+    seen, result = set(), []
+    for record in trials:
+        configuration = _drawn_again(space, record)
+        if configuration is None or configuration.digest() in seen:
+            result.append(dataclasses.replace(record, state=RETIRED))
             continue
-        tried.add((architecture, config.encoder_weights))
-        load_encoder_weights(FrozenEncoder(config), config.encoder_weights)
+        seen.add(configuration.digest())
+        cases = cases_of(config, inputs, configuration)
+        same = reopened(record, cases)
+        result.append(
+            dataclasses.replace(
+                same,
+                configuration=configuration.to_dict(),
+                digest=configuration.digest(),
+                budget=configuration.iterations * len(cases),
+            )
+        )
+    return result
+
+
+def _drawn_again(space: Space, record: TrialRecord) -> TrainConfig | None:
+    """The configuration of a trial in another space; None if that cannot draw it."""
+    try:
+        configuration = space.draw(FixedTrial(record.drawn))
+    except (ConfigError, ValueError):  # a knob that was not drawn, a value out of range
+        return None
+    return configuration if space.parameters(configuration) == record.drawn else None
+
+
+def _rebuild(
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    ledger: Ledger,
+    trials: list[TrialRecord],
+    unreadable: dict[int, str],
+) -> list[tuple[str, str]]:
+    """Adds the trials whose documents cannot be read, as far as their fits tell them."""
+    if not unreadable:
+        return []
+    fits, _ = ledger.read_all(ledger.keys())
+    told = []
+    for number, why in unreadable.items():
+        fit = next((f for f in fits if f.study == config.name and f.trial == number), None)
+        if fit is None:
+            told.append((why, "it had no fit of its own yet and is left out"))
+            continue
+        trials.append(_trial_of(config, space, inputs, fit))
+        told.append((why, "it was rebuilt from its fits"))
+    return told
+
+
+def _trial_of(config: StudyConfig, space: Space, inputs: Inputs, fit: FitRecord) -> TrialRecord:
+    """The trial that a fit was done for, begun again."""
+    configuration = TrainConfig.from_dict(fit.configuration)
+    cases = cases_of(config, inputs, configuration)
+    if space.is_grid:
+        cases = tuple(case for case in cases if case.key == fit.key)
+    return new_trial(fit.trial, space.parameters(configuration), configuration, cases)
+
+
+def _missing_cells(
+    config: StudyConfig, space: Space, inputs: Inputs, trials: list[TrialRecord]
+) -> list[TrialRecord]:
+    """A grid's trials that are not there yet: one for each cell on each case."""
+    known = {case.key for r in trials if r.state != RETIRED for case in r.cases}
+    number = max((record.number for record in trials), default=-1)
+    missing = []
+    for configuration, case in _cell_cases(config, space, inputs):
+        if case.key not in known:
+            number += 1
+            drawn = space.parameters(configuration)
+            missing.append(new_trial(number, drawn, configuration, (case,)))
+    return missing
+
+
+def _cell_cases(
+    config: StudyConfig, space: Space, inputs: Inputs
+) -> list[tuple[TrainConfig, Case]]:
+    """A grid's fits in their order: one case after the other, all cells of each, so that whatever
+    is done first can be compared."""
+    cells = [(c, cases_of(config, inputs, c)) for _, c in space.distinct_cells()]
+    return [(c, cases[i]) for i in range(len(config.cases)) for c, cases in cells]

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a study from its command line; returns the exit code.
 
     0: done. 2: something was asked for that cannot be done, said in one line. 3: fits failed.
-    130: interrupted.
+    4: the storage failed on the way. 130: interrupted.
     """
     from rich.console import Console
 
@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     from study.config import StudyError
     from study.ledger import LedgerError
     from study.spaces import SpaceError
+    from study.storage import StorageError
 
     wrong: tuple[type[Exception], ...] = (
         ConfigError,
@@ -36,21 +37,29 @@ def main(argv: list[str] | None = None) -> int:
         SpaceError,
         StudyError,
     )
+    started = False
     try:
-        config, space = parse(sys.argv[1:] if argv is None else argv)
+        config, space, extend = parse(sys.argv[1:] if argv is None else argv)
         # torch is imported from here on.
         from ffcad.encoder_weights import WeightsError
         from study.driver import run_study
-        from study.plan import prepare
+        from study.inputs import prepare
 
         wrong += (WeightsError,)
         console = Console()
         with console.status("reading the images"):
             config, inputs, notes = prepare(config, space)
-        return run_study(config, space, inputs, notes, console)
+        started = True
+        return run_study(config, space, inputs, notes, console, extend)
     except wrong as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except StorageError as e:
+        print(f"error: {e}", file=sys.stderr)
+        if not started:
+            return 2
+        print("Nothing finished is lost. Mend that, then give the same command.", file=sys.stderr)
+        return 4
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,20 +1,26 @@
 """Optuna's sampler and Ray's trial scheduler, both rebuilt from a study's trials.
 
-Ray's own adapter to Optuna is not used: it tells trials that were stopped early as complete, leaves
-one with a NaN running for ever, and cannot be restored after a kill.
+The Optuna study is a journal on the driver's disk that every sitting writes anew from the trials:
+like MLflow it is a view of what the ledger holds. Ray's own adapter to Optuna is not used: it tells
+trials that were stopped early as complete, leaves one with a NaN running for ever, and cannot be
+restored after a kill.
 """
 
 import dataclasses
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -22,10 +28,14 @@ from ray.tune.search import Searcher
 from ffcad.config import ConfigError, TrainConfig
 from study.ledger import FAILED, FINISHED, STOPPED
 from study.spaces import Space
-from study.trials import Case, TrialRecord
+from study.storage import StorageError
+from study.trials import RETIRED, Case, TrialRecord, new_trial
 
 # What the trainable reports; heartbeats have a fraction only.
-OBJECTIVE, RUNG, FINAL, ERROR, FRACTION = "objective", "rung", "final", "error", "fraction"
+OBJECTIVE, RUNG, FINAL, FRACTION = "objective", "rung", "final", "fraction"
+# How a trial ends without an objective: its configuration cannot work; it was left off, to be gone
+# on with; nothing can be kept any more.
+ERROR, INTERRUPTED, FATAL = "error", "interrupted", "fatal"
 
 REDUCTION_FACTOR = 2
 STATES = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -37,14 +47,22 @@ SAMPLER_REDRAWS, RANDOM_REDRAWS = 10, 200
 class OptunaSearch(Searcher):
     """Suggests distinct configurations to Tune, and tells Optuna what became of them.
 
-    Begun trials of earlier sittings come first, with the number and configuration they had.
+    What is begun comes first: trials of earlier sittings with the number and configuration that
+    they had, and a grid's trials, which are all known beforehand. Then a search draws new ones.
 
     Args:
         space: to draw from.
         cases_of: the cases of a configuration, with their fits' keys.
-        trials: of earlier sittings.
-        write: keeps a trial's record durably; called before anything is answered.
+        trials: of earlier sittings, and a grid's.
+        write: keeps a trial's record durably and returns it as it was kept; called before anything
+            is answered.
+        journal: file of the Optuna study; None keeps it in memory.
         seed: of the sampler.
+        is_taken: whether a trial that waits would only wait for a worker of another study.
+
+    Attributes:
+        stopping: set it, and nothing is suggested any more; set when nothing can be kept.
+        fatal: why nothing can be kept any more, in one line.
     """
 
     def __init__(
@@ -52,52 +70,54 @@ class OptunaSearch(Searcher):
         space: Space,
         cases_of: Callable[[TrainConfig], tuple[Case, ...]],
         trials: list[TrialRecord],
-        write: Callable[[TrialRecord], None],
+        write: Callable[[TrialRecord], TrialRecord],
+        journal: Path | None = None,
         seed: int = 0,
+        is_taken: Callable[[TrialRecord], bool] = lambda record: False,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
-        self.space, self.cases_of, self.write = space, cases_of, write
+        self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
         self.seed = seed + len(trials)
-        self.study = rebuild_study(space, trials, self.seed)
+        self.study = rebuild_study(space, trials, self.seed, journal)
         self.waiting = [record for record in trials if not record.decided]
         self.running: dict[str, Asked] = {}
         self.fractions: dict[int, float] = {}
         self.exhausted = False
+        self.stopping = threading.Event()
+        self.fatal: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """A configuration for Tune's trial; FINISHED where the space holds no untried one."""
-        if self.waiting:
-            record = self.waiting.pop(0)
-            self.study.enqueue_trial(record.drawn)
-            asked = self.study.ask()
-            # Drawn again, because the file of the encoder's weights may have moved.
-            record = dataclasses.replace(record, configuration=self.space.draw(asked).to_dict())
-            for rung, value in record.intermediate.items():
-                asked.report(value, rung)
-        else:
-            found = self._draw_untried()
-            if found is None:
-                self.exhausted = True
-                return Searcher.FINISHED
-            asked, config = found
-            record = TrialRecord(
-                number=max(self.records, default=-1) + 1,
-                state="begun",
-                drawn=asked.params,
-                configuration=config.to_dict(),
-                digest=config.digest(),
-                cases=self.cases_of(config),
-            )
+        """A configuration for Tune's trial; FINISHED where there is no further one."""
+        if self.stopping.is_set():
+            return Searcher.FINISHED
+        found = self._next_waiting() if self.waiting else self._draw_untried()
+        if found is None:
+            self.exhausted = True
+            return Searcher.FINISHED
+        record, asked = found
         asked.set_user_attr("number", record.number)
+        if len(record.cases) == 1:
+            asked.set_user_attr("category", record.cases[0].category)
+            asked.set_user_attr("seed", record.cases[0].seed)
+        self._keep(record)
+        if self.stopping.is_set():
+            return Searcher.FINISHED
         self.running[trial_id] = Asked(record.number, asked, set(record.intermediate))
         self.fractions[record.number] = 0.0
-        self._keep(record)
-        return {"configuration": record.configuration, "trial_number": record.number}
+        return {
+            "configuration": record.configuration,
+            "cases": [dataclasses.asdict(case) for case in record.cases],
+            "trial_number": record.number,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keeps how far the trial is, and its objective at a rung."""
+        """Keeps how far the trial is, and its objective at a rung.
+
+        Nothing is written but Optuna's journal: a trial that is gone on with passes its rungs
+        again, from its fits' records.
+        """
         asked, value = self.running[trial_id], result.get(OBJECTIVE)
         self.fractions[asked.number] = result.get(FRACTION, 0.0)
         if value is None or not math.isfinite(value):
@@ -109,7 +129,7 @@ class OptunaSearch(Searcher):
             asked.trial.report(value, rung)
             record = self.records[asked.number]
             intermediate = {**record.intermediate, rung: value}
-            self._keep(dataclasses.replace(record, intermediate=intermediate))
+            self.records[asked.number] = dataclasses.replace(record, intermediate=intermediate)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -120,9 +140,14 @@ class OptunaSearch(Searcher):
             self.on_trial_result(trial_id, result)
         asked = self.running.pop(trial_id)
         self.fractions.pop(asked.number, None)
+        result = result or {}
+        if result.get(FATAL):
+            self.fatal = self.fatal or result[FATAL]
+            self.stopping.set()
+        if result.get(FATAL) or result.get(INTERRUPTED):
+            return
         record = dataclasses.replace(self.records[asked.number], **outcome(result, error))
-        self._tell(asked.trial, record)
-        self._keep(record)
+        self._tell(asked.trial, self._keep(record))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' records are the state."""
@@ -130,12 +155,36 @@ class OptunaSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a study is resumed from its trials' records."""
 
-    def _keep(self, record: TrialRecord) -> None:
-        self.write(record)
+    def _keep(self, record: TrialRecord) -> TrialRecord:
+        try:
+            record = self.write(record)
+        except StorageError as e:
+            self.fatal = self.fatal or str(e)
+            self.stopping.set()
         self.records[record.number] = record
+        return record
 
-    def _draw_untried(self) -> tuple[Trial, TrainConfig] | None:
-        known = {record.digest: record for record in self.records.values()}
+    def _next_waiting(self) -> tuple[TrialRecord, Trial]:
+        """The first trial that waits and need not wait for another study's worker, or the first."""
+        free = (i for i, record in enumerate(self.waiting) if not self.is_taken(record))
+        record = self.waiting.pop(next(free, 0))
+        self.study.enqueue_trial(record.drawn)
+        asked = self.study.ask()
+        if self.space.is_grid:
+            for name, distribution in self.space.optuna_distributions().items():
+                asked.suggest_categorical(name, distribution.choices)
+        else:
+            # Drawn again, because the file of the encoder's weights may have moved.
+            configuration = self.space.draw(asked).to_dict()
+            record = dataclasses.replace(record, configuration=configuration)
+        for rung, value in record.intermediate.items():
+            asked.report(value, rung)
+        return record, asked
+
+    def _draw_untried(self) -> tuple[TrialRecord, Trial] | None:
+        if self.space.is_grid:
+            return None
+        known = {r.digest: r for r in self.records.values() if r.state != RETIRED}
         sampler = self.study.sampler
         try:
             for attempt in range(SAMPLER_REDRAWS + RANDOM_REDRAWS):
@@ -148,7 +197,8 @@ class OptunaSearch(Searcher):
                     self.study.tell(asked, state=TrialState.FAIL)
                     continue
                 if config.digest() not in known:
-                    return asked, config
+                    number = max(self.records, default=-1) + 1
+                    return new_trial(number, asked.params, config, self.cases_of(config)), asked
                 self._answer_repeated(asked, known[config.digest()])
         finally:
             self.study.sampler = sampler
@@ -180,16 +230,16 @@ class Asked:
     rungs: set[int]
 
 
-def outcome(result: dict[str, Any] | None, error: bool) -> dict[str, Any]:
+def outcome(result: dict[str, Any], error: bool) -> dict[str, Any]:
     """What a trial's last result says of it: the fields of its record that change.
 
     Args:
-        result: the last thing that the trainable reported, if it reported anything.
+        result: the last thing that the trainable reported; empty if it reported nothing.
         error: whether Tune gave the trial up.
     """
-    value = (result or {}).get(OBJECTIVE)
+    value = result.get(OBJECTIVE)
     ended = time.time()
-    if error or result is None:
+    if error or not result:
         reason = "its worker process died, and so did the ones that tried again"
         return {"state": FAILED, "error": reason, "ended": ended, "machine_failed": True}
     if result.get(ERROR):
@@ -208,14 +258,40 @@ def make_sampler(seed: int) -> TPESampler:
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-def rebuild_study(space: Space, trials: list[TrialRecord], seed: int) -> optuna.Study:
-    """An Optuna study in memory that knows every decided trial."""
+def rebuild_study(
+    space: Space, trials: list[TrialRecord], seed: int, journal: Path | None = None
+) -> optuna.Study:
+    """An Optuna study that knows every decided trial.
+
+    Args:
+        space: of the study.
+        trials: of the study.
+        seed: of the sampler.
+        journal: file that is written anew, named after the study; None keeps it in memory.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(seed))
-    for record in trials:
-        if record.decided:
-            study.add_trial(frozen_trial(space, record))
+    storage = None
+    if journal is not None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.unlink(missing_ok=True)
+        journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(
+        study_name=journal and journal.stem,
+        direction="maximize",
+        sampler=make_sampler(seed),
+        storage=storage,
+    )
+    study.add_trials([frozen_trial(space, r) for r in trials if r.state in STATES])
     return study
+
+
+def write_journal(space: Space, trials: list[TrialRecord], journal: Path) -> None:
+    """Writes a study that nobody runs as Optuna's journal: begun trials wait in its queue."""
+    study = rebuild_study(space, trials, 0, journal)
+    for record in trials:
+        if not record.decided:
+            study.enqueue_trial(record.drawn, user_attrs={"number": record.number})
 
 
 def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:
@@ -224,13 +300,18 @@ def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:
     if record.state == STOPPED and record.intermediate:
         # What `Study.tell` does; `best_trial` looks at COMPLETE ones only.
         value = record.intermediate[max(record.intermediate)]
+    distributions = space.optuna_distributions()
+    case = record.cases[0] if len(record.cases) == 1 else None
     return create_trial(
         state=STATES[record.state],
         params=record.drawn,
-        distributions={name: space.search[name] for name in record.drawn},
+        distributions={name: distributions[name] for name in record.drawn},
         value=value,
         intermediate_values=record.intermediate,
-        user_attrs={"number": record.number},
+        user_attrs={
+            "number": record.number,
+            **({"category": case.category, "seed": case.seed} if case else {}),
+        },
     )
 
 
@@ -253,7 +334,7 @@ def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:
         stop_last_trials=False,
     )
     for record in trials:
-        if not record.decided:
+        if record.state not in STATES:
             continue
         # Ray keeps no rungs over a restart. It knows a trial by its id, so a name is enough.
         former = SimpleNamespace(trial_id=f"former-{record.number}")

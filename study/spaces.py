@@ -7,12 +7,16 @@ is its lab card and which defines
     FIXED = {"image_size": 128}                               # knob -> value
 
 Which searched knobs are conditional is not said there: `TrainConfig` knows it (`active_if`).
+
+A grid has CELLS instead of SEARCH: the configurations that its question compares, by name.
+
+    CELLS = {"no FFC": {"global_ratio": 0.0}, "FFC": {"global_ratio": 0.5}}  # name -> knob -> value
 """
 
 import difflib
 import importlib.util
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +51,43 @@ class Space:
         question: the first line of its lab card.
         search: knob -> distribution, in an order in which a condition precedes what it governs.
         fixed: knob -> value.
+        cells: of a grid: name -> knob -> value; empty for a search.
     """
 
     name: str
     question: str
     search: dict[str, BaseDistribution]
     fixed: dict[str, Any]
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether its configurations are all named, and none is drawn."""
+        return bool(self.cells)
+
+    def distinct_cells(self) -> list[tuple[tuple[str, ...], TrainConfig]]:
+        """A grid's configurations, each once, with all names that it has."""
+        names: dict[str, list[str]] = {}
+        configurations = {}
+        for name, values in self.cells.items():
+            config = TrainConfig.from_dict({**self.fixed, **values})
+            names.setdefault(config.digest(), []).append(name)
+            configurations.setdefault(config.digest(), config)
+        return [(tuple(names[digest]), config) for digest, config in configurations.items()]
+
+    def parameters(self, config: TrainConfig) -> dict[str, Any]:
+        """What Optuna knows of a configuration: the searched knobs that are active in it, or those
+        that a grid's cells set."""
+        if self.is_grid:
+            return {name: getattr(config, name) for name in self._cell_knobs()}
+        values = config.to_dict()
+        return {name: values[name] for name in self.search if _is_active(name, values)}
+
+    def optuna_distributions(self) -> dict[str, BaseDistribution]:
+        """Of what `parameters` gives; a grid's knobs have the cells' values as choices."""
+        if not self.is_grid:
+            return self.search
+        return {n: CategoricalDistribution(self.values_of(n)) for n in self._cell_knobs()}
 
     def draw(self, trial: BaseTrial) -> TrainConfig:
         """Asks an Optuna trial for every searched knob that is active given those before it."""
@@ -70,11 +105,17 @@ class Space:
         Raises:
             SpaceError: if a key is no knob or a value is not allowed.
         """
+        for name in values:
+            if varying := [cell for cell, knobs_of in self.cells.items() if name in knobs_of]:
+                raise SpaceError(
+                    f"search space {self.name!r}: {name!r} cannot be pinned, because cell "
+                    f"{varying[0]!r} sets it"
+                )
         fixed = {**self.fixed, **values}
         search = {k: d for k, d in self.search.items() if k not in values}
         rest = Space(self.name, self.question, search, fixed)
         search = {k: d for k, d in search.items() if rest.never_active(k) is None}
-        return checked(self.name, self.question, search, fixed)
+        return checked(self.name, self.question, search, fixed, self.cells)
 
     def never_active(self, name: str) -> str | None:
         """Why the knob is never used in this space, or None."""
@@ -87,15 +128,22 @@ class Space:
         """Every value that the space can give the knob: its bounds, where it is a range."""
         if name in self.search:
             return bounds(self.search[name])
+        if self.is_grid:
+            return list(dict.fromkeys(getattr(c, name) for _, c in self.distinct_cells()))
         return [self.fixed.get(name, knobs()[name].default)]
 
     def corners(self, names: list[str]) -> list[TrainConfig]:
-        """One configuration for each combination of the knobs' extreme values."""
+        """One configuration for each combination of the knobs' extreme values; a grid's cells."""
+        if self.is_grid:
+            return [config for _, config in self.distinct_cells()]
         combinations = itertools.product(*(self.values_of(name) for name in names))
         return [
             TrainConfig.from_dict({**self.fixed, **dict(zip(names, values, strict=True))})
             for values in combinations
         ]
+
+    def _cell_knobs(self) -> list[str]:
+        return list(dict.fromkeys(knob for values in self.cells.values() for knob in values))
 
 
 def load_space(name: str) -> Space:
@@ -115,14 +163,18 @@ def load_space(name: str) -> Space:
         spec.loader.exec_module(module)
     except Exception as e:  # the user's own code: whatever it raises is theirs to read
         raise SpaceError(f"search space {name!r}: {type(e).__name__}: {e}") from e
-    search, fixed = getattr(module, "SEARCH", None), getattr(module, "FIXED", {})
-    if not isinstance(search, dict) or not isinstance(fixed, dict):
+    search, cells = getattr(module, "SEARCH", None), getattr(module, "CELLS", None)
+    fixed = getattr(module, "FIXED", {})
+    given = [part for part in (search, cells) if part is not None]
+    if len(given) != 1 or not all(isinstance(part, dict) for part in (*given, fixed)):
         raise SpaceError(
-            f"search space {name!r}: needs a dict SEARCH (knob -> Optuna distribution), and may "
-            "have a dict FIXED (knob -> value)"
+            f"search space {name!r}: needs either a dict SEARCH (knob -> Optuna distribution) or a "
+            "dict CELLS (name -> knob -> value), and may have a dict FIXED (knob -> value)"
         )
+    if cells == {}:
+        raise SpaceError(f"search space {name!r}: CELLS is empty; give at least one cell")
     question = (module.__doc__ or label).strip().splitlines()[0]
-    return checked(label, question, search, fixed)
+    return checked(label, question, search or {}, fixed, cells or {})
 
 
 def available_spaces() -> list[str]:
@@ -132,14 +184,20 @@ def available_spaces() -> list[str]:
 
 
 def checked(
-    name: str, question: str, search: dict[str, BaseDistribution], fixed: dict[str, Any]
+    name: str,
+    question: str,
+    search: dict[str, BaseDistribution],
+    fixed: dict[str, Any],
+    cells: dict[str, dict[str, Any]] | None = None,
 ) -> Space:
-    """A space whose every bound is a configuration.
+    """A space whose every bound, or every cell, is a configuration.
 
     Raises:
         SpaceError: if a key is no knob, is both searched and fixed, or can never be active, or a
-            bound is not allowed.
+            bound or a cell is not allowed.
     """
+    cells = cells or {}
+    _check_cells(name, cells, fixed)
     try:
         for key in (*search, *fixed):
             check_knob(key)
@@ -154,11 +212,28 @@ def checked(
                 f"search space {name!r}: SEARCH[{key!r}] must be an Optuna distribution but got "
                 f"{distribution!r} ({type(distribution).__name__}); a single value goes into FIXED"
             )
-    space = Space(name, question, _by_dependency(name, search), fixed)
+    space = Space(name, question, _by_dependency(name, search), fixed, cells)
     for key in search:
         _check_knob_range(space, key)
     _check_draws(space)
     return space
+
+
+def _check_cells(name: str, cells: dict[str, dict[str, Any]], fixed: dict[str, Any]) -> None:
+    for cell, values in cells.items():
+        if not (isinstance(cell, str) and cell and isinstance(values, dict)):
+            raise SpaceError(
+                f"search space {name!r}: CELLS must be name -> (knob -> value) but got "
+                f"{cell!r}: {values!r}"
+            )
+        if both := sorted(set(values) & set(fixed)):
+            raise SpaceError(
+                f"search space {name!r}: {both[0]!r} is in cell {cell!r} and in FIXED; keep one"
+            )
+        try:
+            TrainConfig.from_dict({**fixed, **values})
+        except ConfigError as e:
+            raise SpaceError(f"search space {name!r}, cell {cell!r}: {e}") from e
 
 
 def bounds(distribution: BaseDistribution) -> list[Any]:

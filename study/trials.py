@@ -1,18 +1,33 @@
 """A study's own documents: its question, and its trials. With the ledger they are all of its state.
 
-<storage>/studies/<name>/study.json        the StudyConfig and the digests of its inputs
-<storage>/studies/<name>/trials/0007.json  one trial: its configuration, cases, outcome
-<storage>/studies/<name>/driver.lock       held by the driver that runs it
-<storage>/studies/<name>/driver.log        what Ray, Optuna and MLflow said
+<storage>/studies/<name>/study.json            the StudyConfig and the digests of its inputs
+<storage>/studies/<name>/trials/0007.json      one trial: its configuration, cases, outcome
+<storage>/studies/<name>/optuna.journal        copy of the driver's Optuna study, to look at
+<storage>/studies/<name>/driver/lease-....json held by the driver that runs it
+<storage>/studies/<name>/driver.log            what Ray, Optuna and MLflow said
 """
 
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from study.ledger import BEGUN, Documents, LedgerError, read_document, write_json
+from ffcad.config import TrainConfig
+from study.ledger import (
+    BEGUN,
+    FAILED,
+    FINISHED,
+    STOPPED,
+    Documents,
+    LedgerError,
+    read_document,
+    write_document,
+)
+from study.storage import Storage
+
+# A trial of an earlier question, left behind when the study was extended to another one.
+RETIRED = "retired"
 
 
 @dataclass(frozen=True)
@@ -30,13 +45,15 @@ class TrialRecord:
 
     Attributes:
         number: 0, 1, ... in the order in which configurations were suggested.
-        state: begun, finished, stopped or failed.
+        state: begun, finished, stopped, failed, or retired when the study was extended to another
+            question.
         drawn: searched knob -> value, the inactive ones left out.
         configuration: every knob.
         digest: the configuration's.
         cases: in the order in which they are walked.
         intermediate: rung -> objective there.
         value: the objective over all cases, of a finished trial.
+        budget, spent: iterations of all its cases' fits, and those of them that this study did.
         error: why it failed, one line.
         machine_failed: whether its workers failed, not its configuration: the next sitting tries
             again.
@@ -51,6 +68,8 @@ class TrialRecord:
     cases: tuple[Case, ...]
     intermediate: dict[int, float] = field(default_factory=dict)
     value: float | None = None
+    budget: int = 0
+    spent: int = 0
     error: str | None = None
     machine_failed: bool = False
     began: float = field(default_factory=time.time)
@@ -75,23 +94,72 @@ class TrialRecord:
         return self.state != BEGUN
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a study knows of a configuration: one trial of a search, several of a grid.
+
+    Attributes:
+        trials: of the configuration, by number.
+        state: begun, finished, stopped or failed.
+        value: mean objective, of a finished one.
+    """
+
+    trials: tuple[TrialRecord, ...]
+    state: str
+    value: float | None
+
+    @property
+    def first(self) -> TrialRecord:
+        """Its first trial, whose configuration all of them have."""
+        return self.trials[0]
+
+    @property
+    def cases(self) -> list[Case]:
+        """All cases that it is fitted on, so far."""
+        return [case for trial in self.trials for case in trial.cases]
+
+
+def outcomes(trials: list[TrialRecord], cases: int) -> list[Outcome]:
+    """The configurations of a study, in the order of their first trials; retired ones left out.
+
+    Args:
+        trials: of the study.
+        cases: of the study; a grid's configuration is finished when it has all of them.
+    """
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in trials:
+        if trial.state != RETIRED:
+            groups.setdefault(trial.digest, []).append(trial)
+    result = []
+    for group in groups.values():
+        states = {trial.state for trial in group}
+        complete = sum(len(trial.cases) for trial in group) >= cases
+        order = (FAILED, BEGUN, STOPPED, FINISHED) if complete else (FAILED, BEGUN)
+        state = next((s for s in order if s in states), BEGUN)
+        value = fmean(trial.value for trial in group) if state == FINISHED else None
+        result.append(Outcome(tuple(group), state, value))
+    return result
+
+
 class StudyFolder:
     """A study's documents on its storage.
 
     Args:
-        storage: the folder that holds all studies.
+        storage: holds all studies.
         name: the study's.
     """
 
-    def __init__(self, storage: Path, name: str) -> None:
-        self.path = Path(storage) / "studies" / name
-        self.lock = self.path / "driver.lock"
-        self.log = self.path / "driver.log"
-        self._documents = Documents()
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage, self.name = storage, name
+        self.path = f"studies/{name}"
+        self.driver = f"{self.path}/driver"
+        self.journal = f"{self.path}/optuna.journal"
+        self.log = f"{self.path}/driver.log"
+        self._documents = Documents(storage)
 
     def exists(self) -> bool:
         """Whether the study was ever started."""
-        return (self.path / "study.json").is_file()
+        return self.storage.version(f"{self.path}/study.json") is not None
 
     def read_document(self) -> dict[str, Any]:
         """The study's document: {'study': StudyConfig as a dict, 'inputs': Inputs as a dict}.
@@ -99,34 +167,63 @@ class StudyFolder:
         Raises:
             LedgerError: if it is unreadable.
         """
-        return read_document(self.path / "study.json", dict)
+        try:
+            return read_document(self.storage, f"{self.path}/study.json", dict)
+        except LedgerError as e:
+            raise LedgerError(
+                f"{e}; remove it and give the study's own command, with all its flags and --study "
+                f"{self.name}"
+            ) from e
 
     def write_document(self, document: dict[str, Any]) -> None:
         """Replaces the study's document."""
-        write_json(self.path / "study.json", document)
+        write_document(self.storage, f"{self.path}/study.json", document)
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number.
+        """The trials that can be read, by number."""
+        return self.read_trials()[0]
 
-        Raises:
-            LedgerError: if one is unreadable.
-        """
-        paths = (self.path / "trials").glob("[0-9]*.json")
-        records = [self._documents.read(path, TrialRecord) for path in paths]
-        return sorted(records, key=lambda record: record.number)
+    def read_trials(self) -> tuple[list[TrialRecord], dict[int, str]]:
+        """All trials by number, and of those that cannot be read number -> why."""
+        records, unreadable = [], {}
+        for name, version in self.storage.files(f"{self.path}/trials").items():
+            number = name.rpartition("/")[2].removesuffix(".json")
+            if not number.isdecimal():
+                continue
+            try:
+                records.append(self._documents.read(name, TrialRecord, version))
+            except LedgerError as e:
+                unreadable[int(number)] = str(e)
+        found = sorted((r for r in records if r is not None), key=lambda record: record.number)
+        return found, unreadable
 
     def write_trial(self, record: TrialRecord) -> None:
         """Replaces a trial's document."""
-        path = self.path / "trials" / f"{record.number:04d}.json"
-        write_json(path, dataclasses.asdict(record))
+        name = f"{self.path}/trials/{record.number:04d}.json"
+        write_document(self.storage, name, dataclasses.asdict(record))
 
 
-def study_names(storage: Path) -> list[str]:
+def new_trial(
+    number: int, drawn: dict[str, Any], config: TrainConfig, cases: tuple[Case, ...]
+) -> TrialRecord:
+    """The record of a trial that begins."""
+    return TrialRecord(
+        number=number,
+        state=BEGUN,
+        drawn=drawn,
+        configuration=config.to_dict(),
+        digest=config.digest(),
+        cases=cases,
+        budget=config.iterations * len(cases),
+    )
+
+
+def study_names(storage: Storage) -> list[str]:
     """The studies on a storage."""
-    return sorted(p.parent.name for p in (Path(storage) / "studies").glob("*/study.json"))
+    return [name for name in storage.folders("studies") if StudyFolder(storage, name).exists()]
 
 
-def existing_study(storage: Path, name: str) -> StudyFolder:
+def existing_study(storage: Storage, name: str) -> StudyFolder:
     """The folder of a study that was started.
 
     Raises:
@@ -136,5 +233,5 @@ def existing_study(storage: Path, name: str) -> StudyFolder:
     if not folder.exists():
         names = study_names(storage)
         known = f"there are {', '.join(names)}" if names else "there is none yet"
-        raise LedgerError(f"no study {name!r} in {storage}; {known}")
+        raise LedgerError(f"no study {name!r} in {storage.where}; {known}")
     return folder

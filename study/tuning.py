@@ -8,8 +8,13 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import ray
 from ray import tune
@@ -17,36 +22,48 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.console import ProgressLine, Snapshot
-from study.ledger import BEGUN, FAILED, STOPPED, Inputs, Ledger, LedgerError
+from study.fits import Fit, Job
+from study.inputs import Inputs, cases_of
+from study.leases import Lease, current_holder
+from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.machine import code_environment
-from study.plan import Plan, cases_of
+from study.plan import Plan
 from study.search import OptunaSearch, make_scheduler
 from study.spaces import Space
-from study.trainable import Job, run_trial
+from study.storage import Storage, StorageError
+from study.trainable import run_trial
 from study.trials import StudyFolder, TrialRecord
 
-# A worker process that dies is tried again this often; its fit goes on from its checkpoint.
-RETRIES = 2
 # Nothing passes through Ray's shared memory but small dictionaries; bytes.
 OBJECT_STORE = 200_000_000
 
 
-def tune_study(
-    config: StudyConfig,
-    space: Space,
-    inputs: Inputs,
-    folder: StudyFolder,
-    plan: Plan,
-    console: Console,
-) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Sitting:
+    """A study and what a driver needs to run it.
+
+    Attributes:
+        config, space, inputs: the study.
+        folder: its documents.
+        lease: that the driver holds on it.
+        plan: what is left.
+        journal: file of Optuna's study on this machine.
+    """
+
+    config: StudyConfig
+    space: Space
+    inputs: Inputs
+    folder: StudyFolder
+    lease: Lease
+    plan: Plan
+    journal: Path
+
+
+def tune_study(sitting: Sitting, console: Console) -> bool:
     """Starts Ray, unless it runs already, and runs the trials that are left.
 
     Args:
-        config: the study.
-        space: its search space.
-        inputs: digests of what goes into its fits.
-        folder: its documents.
-        plan: what is left.
+        sitting: what is to be done.
         console: shows the progress.
 
     Returns:
@@ -54,43 +71,68 @@ def tune_study(
 
     Raises:
         StudyError: if the machine cannot hold one trial.
+        StorageError: if the storage failed on the way.
     """
     own = not ray.is_initialized()
     if own:
         with console.status("starting Ray"):
             start_ray()
+    plan, files = sitting.plan, tempfile.mkdtemp(prefix="ffcad-tune-")
     try:
-        slots, gpus = concurrency(config, ray.cluster_resources())
-        job = Job(
-            study=config,
-            inputs=inputs,
-            last_stage_change=max(space.values_of("autoencoder_iterations")),
-            rungs=count_rungs(config, space),
-            environment=code_environment(),
-        )
-        search = OptunaSearch(
-            space,
-            partial(cases_of, config, inputs),
-            plan.trials,
-            partial(keep_trial, folder, Ledger(Path(config.storage))),
-            config.sampler_seed,
-        )
-        tuner = make_tuner(job, search, plan, folder, slots, gpus)
-        console.print(_at_once(slots, config.cpus_per_trial, gpus), highlight=False)
-        # Ray ends well on an interrupt; what else asks the process to end asks for the same.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        total = len(plan.trials) + plan.new
-        with ProgressLine(console, total, len(config.cases), partial(_snapshot, search)):
+        slots, gpus = concurrency(sitting.config, ray.cluster_resources())
+        job, search = make_job(sitting), make_search(sitting)
+        tuner = make_tuner(job, search, plan, _tune_path(sitting, files), slots, gpus)
+        console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
+        cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
+        with (
+            _stopping_on_signals(search.stopping, sitting.lease, console),
+            _stopping_without(sitting.lease, search),
+            ProgressLine(console, plan.total, cases, partial(_snapshot, search)),
+        ):
             tuner.fit()
+        if search.fatal:
+            raise StorageError(search.fatal)
         return search.exhausted
     finally:
         if own:
             ray.shutdown()
-        shutil.rmtree(folder.path / "tune", ignore_errors=True)
+        shutil.rmtree(files, ignore_errors=True)
+
+
+def make_job(sitting: Sitting) -> Job:
+    """What the workers of a study need to know."""
+    return Job(
+        study=sitting.config,
+        inputs=sitting.inputs,
+        last_stage_change=max(sitting.space.values_of("autoencoder_iterations")),
+        rungs=count_rungs(sitting.config, sitting.space),
+        environment=code_environment(),
+        driver=sitting.lease.name,
+    )
+
+
+def make_search(sitting: Sitting) -> OptunaSearch:
+    """What suggests the trials that are left."""
+    config, ledger = sitting.config, Ledger(Storage(sitting.config.storage))
+    return OptunaSearch(
+        sitting.space,
+        partial(cases_of, config, sitting.inputs),
+        sitting.plan.trials,
+        partial(keep_trial, sitting.folder, ledger),
+        sitting.journal,
+        config.sampler_seed,
+        partial(is_taken, ledger, config.name),
+    )
 
 
 def make_tuner(
-    job: Job, search: OptunaSearch, plan: Plan, folder: StudyFolder, slots: int, gpus: float
+    job: Job,
+    search: OptunaSearch,
+    plan: Plan,
+    storage_path: str,
+    slots: int,
+    gpus: float,
+    make_fit: type[Fit] = Fit,
 ) -> tune.Tuner:
     """Tune's part of the study.
 
@@ -98,18 +140,18 @@ def make_tuner(
         job: what its workers need to know.
         search: suggests configurations.
         plan: what is left to do.
-        folder: below it Ray keeps its own files while it runs.
+        storage_path: where Ray keeps its own files while it runs.
         slots: trials at once.
         gpus: of each.
+        make_fit: what does a fit.
     """
-    rungs = job.rungs if job.study.early_stopping else 1
+    stops = job.study.early_stopping and plan.wanted is not None
     resources = {"cpu": job.study.cpus_per_trial, "gpu": gpus}
-    shutil.rmtree(folder.path / "tune", ignore_errors=True)
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, job=job), resources),
+        tune.with_resources(tune.with_parameters(run_trial, job=job, make_fit=make_fit), resources),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=make_scheduler(rungs, plan.trials),
+            scheduler=make_scheduler(job.rungs if stops else 1, plan.trials),
             num_samples=plan.left,
             max_concurrent_trials=slots,
             # A function's GPU memory may outlive it in an actor that is used again.
@@ -119,11 +161,61 @@ def make_tuner(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(folder.path),
+            storage_path=storage_path,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=job.study.retries),
         ),
     )
+
+
+def _tune_path(sitting: Sitting, files: str) -> str:
+    """Where Ray keeps its own files: workers of a cluster must see it, so that it is content."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return files
+    return sitting.folder.storage.uri(f"{sitting.folder.path}/ray")
+
+
+@contextmanager
+def _stopping_on_signals(
+    stopping: threading.Event, lease: Lease, console: Console
+) -> Iterator[None]:
+    """Ctrl-C and SIGTERM let running fits write a checkpoint; a second one ends at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        lease.say(stopping=True)  # The workers look at it.
+        console.print("Stopping: running fits write a checkpoint. Once more ends at once.")
+
+    # Ray sets one of its own for SIGTERM when it starts.
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
+    """Ends the sitting when another driver has taken the study over, thinking this one dead."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if lease.lost.is_set():
+                search.fatal = "another driver took this study over, or the storage was away"
+                search.stopping.set()
+                return
+
+    thread = threading.Thread(target=watch, name="driver-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def start_ray() -> None:
@@ -177,32 +269,52 @@ def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, 
 def count_rungs(config: StudyConfig, space: Space) -> int:
     """Where a trial's objective is looked at, its end included.
 
-    Whole cases; or, where there is one case, the evaluations after the latest change of stage that
-    a configuration of the space can have.
+    Whole cases; or, where a trial has one case, the evaluations after the latest change of stage
+    that a configuration of the space can have.
     """
-    if len(config.cases) > 1:
+    if len(config.cases) > 1 and not space.is_grid:
         return len(config.cases)
     every = min(space.values_of("evaluate_every"))
     return max(1, -(-max(space.values_of("head_iterations")) // every))
 
 
-def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> None:
-    """Writes a trial's record, and ends those of its fits that its worker could not end itself."""
-    for case in record.cases if record.state in (STOPPED, FAILED) else ():
+def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> TrialRecord:
+    """Writes a trial's record with what it spent, and ends those of its fits that its worker could
+    not end itself."""
+    if record.decided:
+        spent = 0
+        for case in record.cases:
+            try:
+                fit = ledger.read(case.key)
+            except LedgerError:
+                continue  # The next sitting mends it.
+            if fit is None or fit.study != folder.name:
+                continue
+            spent += fit.iteration
+            if fit.status == BEGUN and record.state in (STOPPED, FAILED):
+                if record.machine_failed and fit.error:
+                    reason = f"{case.category}, seed {case.seed}: {fit.error}"
+                    record = dataclasses.replace(record, error=reason)
+                outcome = {"status": record.state, "ended": record.ended}
+                if record.state == FAILED:
+                    outcome["error"] = fit.error or record.error
+                ledger.write(dataclasses.replace(fit, **outcome))
+        record = dataclasses.replace(record, spent=spent)
+    folder.write_trial(record)
+    return record
+
+
+def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:
+    """Whether a trial's first fit that is not finished is worked at by another study."""
+    for case in record.cases:
         try:
             fit = ledger.read(case.key)
         except LedgerError:
-            continue  # The trial's own reason says so.
-        if fit is None or fit.status != BEGUN or fit.study != folder.path.name:
-            continue
-        if record.machine_failed and fit.error:
-            reason = f"{case.category}, seed {case.seed}: {fit.error}"
-            record = dataclasses.replace(record, error=reason)
-        outcome = {"status": record.state, "ended": record.ended}
-        if record.state == FAILED:
-            outcome["error"] = fit.error or record.error
-        ledger.write(dataclasses.replace(fit, **outcome))
-    folder.write_trial(record)
+            return False
+        if fit is None or fit.status == BEGUN:
+            holder = fit and current_holder(ledger.storage, ledger.folder(case.key))
+            return bool(holder) and holder.get("study") != study
+    return False
 
 
 def _trial_name(trial: tune.experiment.Trial) -> str:

@@ -3,12 +3,16 @@
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from ffcad.checkpoint import previous_checkpoint
 from ffcad.commands.arguments import (
     RANDOM_ENCODER,
     UsageError,
@@ -39,6 +43,8 @@ from ffcad.training import HEAD, Progress, train
 DESCRIPTION = """Trains the detector on one category and evaluates it. The same command
 goes on from the checkpoint in the output folder, which also gets metrics.json,
 config.json and pictures of the best and the worst cases of the report split.
+Ctrl-C or SIGTERM lets the iteration end and writes the checkpoint; a second one
+ends at once.
 
 Without --data, the images are synthetic: nothing is downloaded. A small run:
   python -m ffcad fit --category wood --set image_size=64 \\
@@ -90,8 +96,6 @@ def run(args: argparse.Namespace) -> int:
         _say(f"note: {note}")
     if config.encoder_weights == "random":
         _say(f"warning: {RANDOM_ENCODER}; give some with --set encoder_weights=FILE")
-    if checkpoint.is_file():
-        console.print(f"going on from {checkpoint}", soft_wrap=True)
     final = _train(config, data, textures, args.seed, checkpoint, console)
     document = results_document(config, data, textures, args.seed, args.holdout, final)
     write_json(out / "metrics.json", document)
@@ -153,21 +157,72 @@ def _train(
     checkpoint: Path,
     console: Console,
 ) -> Progress:
-    """Trains to the end and returns the final progress."""
+    """Trains to the end and returns the final progress.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT or SIGTERM; it says how to go on.
+    """
     training = train(config, data, seed, textures=textures, checkpoint=checkpoint)
     last = None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _stop_signals() as caught:
             warnings.simplefilter("ignore", RandomEncoderWarning)  # the command has said it
-            for progress in shown(training, config, console):
-                if last is None:  # only now is the folder known to be this training's
-                    write_json(checkpoint.with_name("config.json"), config.to_dict())
-                last = progress
+            announced = _announced(training, checkpoint, console)
+            for last in shown(announced, config, console):
+                if caught:
+                    break
+            training.close()  # writes the checkpoint
     except KeyboardInterrupt as e:
         where = f"interrupted at iteration {last.iteration if last else 0}"
-        after = "goes on from its last checkpoint" if checkpoint.is_file() else "begins anew"
+        there = checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
+        after = "goes on from its last checkpoint" if there else "begins anew"
         raise KeyboardInterrupt(f"{where}; the same command {after}") from e
+    if caught:
+        where = f"stopped at iteration {last.iteration} of {last.iterations}"
+        raise KeyboardInterrupt(f"{where}; the same command goes on from there")
     return last
+
+
+def _announced(
+    training: Iterable[Progress], checkpoint: Path, console: Console
+) -> Iterator[Progress]:
+    """Passes a training's progress on; before the first, says where this sitting began."""
+    for progress in training:
+        if progress.iteration <= progress.resumed_at + 1:
+            # Only now is the folder known to be this training's.
+            write_json(checkpoint.with_name("config.json"), progress.model.config.to_dict())
+            if progress.note is not None:
+                _say(f"warning: {progress.note}")
+            if progress.resumed_at > 0:
+                used = checkpoint if progress.note is None else previous_checkpoint(checkpoint)
+                where = f"{used}, iteration {progress.resumed_at}"
+                console.print(f"going on from {where}", soft_wrap=True)
+        yield progress
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, for a training to stop at its leisure; a second one interrupts.
+
+    A signal that the process was started to ignore stays ignored.
+    """
+    caught = []
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, catch)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _draw(out: Path, data: CategoryData, final: Progress) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ffcad.checkpoint import FORMAT, KEYS, CheckpointError, load_checkpoint, save_checkpoint
+from ffcad.checkpoint import (
+    FORMAT,
+    KEYS,
+    CheckpointError,
+    UnreadableCheckpoint,
+    load_checkpoint,
+    load_last_good,
+    previous_checkpoint,
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -53,6 +62,65 @@ def test_at_no_moment_is_there_a_part_of_a_checkpoint(tmp_path, state):
     assert seen == [1]
 
 
+@pytest.fixture
+def unfinished(state) -> dict:
+    return state | {"optimizer": {}}
+
+
+def test_the_checkpoint_before_is_kept_until_the_training_is_finished(tmp_path, unfinished):
+    path = tmp_path / "checkpoint.pt"
+    previous = previous_checkpoint(path)
+    assert previous == tmp_path / "checkpoint.previous.pt"
+    for iteration in (1, 2, 3):
+        save_checkpoint(path, unfinished | {"iteration": iteration})
+    assert [load_checkpoint(p)["iteration"] for p in (previous, path)] == [2, 3]
+    save_checkpoint(path, unfinished | {"iteration": 4}, keep_old=False)
+    assert [load_checkpoint(p)["iteration"] for p in (previous, path)] == [2, 4]
+    save_checkpoint(path, unfinished | {"optimizer": None})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_touches_neither_file(tmp_path, unfinished):
+    path = tmp_path / "checkpoint.pt"
+    for iteration in (1, 2):
+        save_checkpoint(path, unfinished | {"iteration": iteration})
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(path, unfinished | {"config": lambda: None})
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(before) == 2
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, unfinished):
+    path = tmp_path / "checkpoint.pt"
+    others = {".other.pt.0123abcd.tmp", "checkpoint.pt.tmp", ".checkpoint.pt"}
+    for name in (*others, ".checkpoint.pt.0123abcd.tmp", ".checkpoint.pt.4567cdef.tmp"):
+        (tmp_path / name).write_bytes(b"half a checkpoint")
+    save_checkpoint(path, unfinished)
+    assert {p.name for p in tmp_path.iterdir()} == others | {path.name}
+
+
+def test_the_last_good_one_is_found(tmp_path, unfinished):
+    path = tmp_path / "checkpoint.pt"
+    for iteration in (1, 2):
+        save_checkpoint(path, unfinished | {"iteration": iteration})
+    state, note = load_last_good(path)
+    assert (state["iteration"], note) == (2, None)
+    text(path)
+    state, note = load_last_good(path)
+    assert state["iteration"] == 1
+    assert note.startswith(f"{path} cannot be read as a checkpoint: ")
+    assert note.endswith(f"; {previous_checkpoint(path)} of iteration 1 was taken")
+    path.unlink()
+    state, note = load_last_good(path)
+    assert (state["iteration"], note.partition(";")[0]) == (1, f"{path}: no such checkpoint")
+    previous_checkpoint(path).unlink()
+    with pytest.raises(UnreadableCheckpoint) as error:
+        load_last_good(path)
+    for file in (path, previous_checkpoint(path)):
+        assert f"{file}: no such checkpoint; " in str(error.value)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -70,7 +138,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, state, damage):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, state)
     damage(path)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(UnreadableCheckpoint) as error:
         load_checkpoint(path)
     assert str(error.value).startswith(f"{path} cannot be read as a checkpoint: ")
     assert "\n" not in str(error.value)

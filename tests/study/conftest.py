@@ -1,12 +1,17 @@
 """A study so small that one of its fits takes about a second."""
 
 import dataclasses
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
+import s3fs
 
 from study.arguments import parse
-from study.plan import cases_of, prepare
-from study.trainable import Job
+from study.fits import Job
+from study.inputs import cases_of, prepare
 from study.tuning import count_rungs
 
 TINY = (
@@ -29,7 +34,7 @@ def make_job():
     """Makes the job of a tiny study from the folder of its storage and flags."""
 
     def make(storage, flags="") -> Job:
-        config, space = parse([*TINY.split(), "--storage", str(storage), *flags.split()])
+        config, space, _ = parse([*TINY.split(), "--storage", str(storage), *flags.split()])
         config, inputs, _ = prepare(config, space)
         return Job(
             study=config,
@@ -51,3 +56,30 @@ def first_fit():
         return configuration, cases_of(job.study, job.inputs, configuration)[0]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """A bucket of an S3 emulator in a process of its own, for child processes too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        end = time.monotonic() + 60
+        while True:
+            try:
+                s3fs.S3FileSystem(skip_instance_cache=True).mkdir("studies")
+                break
+            except Exception:
+                assert process.poll() is None
+                assert time.monotonic() < end, "the emulator does not answer"
+                time.sleep(0.3)
+        yield "s3://studies"
+    process.terminate()
+    process.wait()

@@ -9,13 +9,14 @@ from rich.console import Console
 from study.arguments import parse
 from study.console import ProgressLine, Snapshot, failures, next_steps, summary
 from study.ledger import FitRecord, Ledger
+from study.storage import Storage
 from study.trials import Case, TrialRecord
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study, _ = parse(["--study", "mine", "--num-trials", "4"])
+    study, _, _ = parse(["--study", "mine", "--num-trials", "4"])
     return dataclasses.replace(study, objective="select_pixel_ap")
 
 
@@ -45,7 +46,7 @@ TRIALS = [
 
 
 def shown(config, trials, call=summary):
-    ledger = Ledger(config.storage)
+    ledger = Ledger(Storage(config.storage))
     for t in trials:
         if t.state == "finished":
             metrics = {
@@ -53,7 +54,8 @@ def shown(config, trials, call=summary):
                 for m in ("image_auroc", "pixel_auroc", "pixel_aupro", "pixel_ap")
             }
             fit = FitRecord(
-                key=t.cases[0].key, status="finished", study="mine", metrics=metrics, seed=0,
+                key=t.cases[0].key, status="finished", study="mine", trial=0,
+                metrics=metrics, seed=0,
                 configuration=t.configuration, digest=t.digest, category="wood",
                 select_on="holdout", inputs={},
             )  # fmt: skip

@@ -5,8 +5,10 @@ import threading
 import pytest
 
 from ffcad.config import TrainConfig
-from study.ledger import FitRecord, Inputs, Ledger, LedgerError, write_json
-from study.trials import Case, StudyFolder, TrialRecord, existing_study
+from study.inputs import Inputs
+from study.ledger import FitRecord, Ledger, LedgerError, write_document
+from study.storage import Storage
+from study.trials import Case, StudyFolder, TrialRecord, existing_study, outcomes
 
 INPUTS = Inputs(
     data={"screw@256": "d1", "screw@64": "d2", "nut@256": "d3"},
@@ -19,7 +21,7 @@ INPUTS = Inputs(
 def record(**changes):
     config = TrainConfig()
     values = dict(
-        key="k1", status="begun", study="s", configuration=config.to_dict(),
+        key="k1", status="begun", study="s", trial=0, configuration=config.to_dict(),
         digest=config.digest(), category="screw", seed=0, select_on="holdout",
         inputs={"data": "d1"}, iterations=10,
     )  # fmt: skip
@@ -63,7 +65,7 @@ def test_what_changes_no_result_leaves_the_key():
 
 
 def test_a_record_reads_back_as_it_was_written(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(Storage(tmp_path))
     whole = record(
         status="finished", metrics={"select_pixel_ap": 0.5}, seconds=1.5, ended=2.0,
         history=[{"iteration": 10, "stage": "head", "loss": 0.1, "time": 1.0}],
@@ -74,16 +76,16 @@ def test_a_record_reads_back_as_it_was_written(tmp_path):
 
 
 def test_a_reader_sees_a_replaced_record(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(Storage(tmp_path))
     for iteration in range(20):
         ledger.write(record(iteration=iteration))
         assert ledger.read("k1").iteration == iteration
 
 
 def test_readers_never_see_half_a_record(tmp_path):
-    path = tmp_path / "record.json"
+    path, storage = tmp_path / "record.json", Storage(tmp_path)
     large = {"values": list(range(5_000))}
-    write_json(path, {**large, "version": 0})
+    write_document(storage, path.name, {**large, "version": 0})
     stop, problems = threading.Event(), []
 
     def read():
@@ -97,28 +99,18 @@ def test_readers_never_see_half_a_record(tmp_path):
     for reader in readers:
         reader.start()
     for version in range(20):
-        write_json(path, {**large, "version": version})
+        write_document(storage, path.name, {**large, "version": version})
     stop.set()
     for reader in readers:
         reader.join()
     assert problems == []
 
 
-def test_a_write_that_fails_leaves_the_old_record_and_no_rubbish(tmp_path):
-    path = tmp_path / "record.json"
-    write_json(path, {"good": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"bad": object()})
-    assert json.loads(path.read_text()) == {"good": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
-
-
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"nonsense": 1}'])
 def test_an_unreadable_record_is_named(tmp_path, text):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(Storage(tmp_path))
     ledger.write(record())
-    path = ledger.fit_folder("k1") / "record.json"
-    path.write_text(text)
+    (tmp_path / "ledger" / "k1" / "record.json").write_text(text)
     with pytest.raises(LedgerError, match=r"record\.json cannot be read"):
         ledger.read("k1")
 
@@ -132,14 +124,33 @@ def trial(number, **changes):
 
 
 def test_trials_read_back_in_the_order_of_their_numbers(tmp_path):
-    folder = StudyFolder(tmp_path, "s")
+    folder = StudyFolder(Storage(tmp_path), "s")
     written = [trial(n, intermediate={1: 0.5, 2: 0.25}) for n in (10_000, 2, 999)]
     for one in written:
         folder.write_trial(one)
     assert folder.trials() == sorted(written, key=lambda t: t.number)
+    (tmp_path / "studies" / "s" / "trials" / "0002.json").write_text("{")
+    trials, unreadable = folder.read_trials()
+    assert [t.number for t in trials] == [999, 10_000]
+    assert list(unreadable) == [2]
+    assert "0002.json cannot be read" in unreadable[2]
 
 
 def test_an_unknown_study_is_told_which_there_are(tmp_path):
-    StudyFolder(tmp_path, "first").write_document({"study": {}, "inputs": {}})
+    StudyFolder(Storage(tmp_path), "first").write_document({"study": {}, "inputs": {}})
     with pytest.raises(LedgerError, match=r"no study 'second' in .*; there are first"):
-        existing_study(tmp_path, "second")
+        existing_study(Storage(tmp_path), "second")
+
+
+def test_a_grids_configuration_is_finished_when_all_its_cases_are():
+    def one(number, seed, state, value=None):
+        return trial(number, state=state, value=value, digest="c", cases=(Case("a", seed, "k"),))
+
+    both = [one(0, 0, "finished", 0.2), one(1, 1, "finished", 0.4)]
+    (whole,) = outcomes(both, cases=2)
+    assert (whole.state, whole.first.number, len(whole.cases)) == ("finished", 0, 2)
+    assert whole.value == pytest.approx(0.3)
+    assert [o.state for o in outcomes(both, cases=3)] == ["begun"]
+    assert [o.state for o in outcomes([both[0], one(1, 1, "failed")], 2)] == ["failed"]
+    assert [o.state for o in outcomes([both[0], one(1, 1, "begun")], 2)] == ["begun"]
+    assert outcomes([one(0, 0, "retired")], 1) == []

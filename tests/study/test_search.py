@@ -28,11 +28,16 @@ class Study:
     def __init__(self, trials=(), space=SPACE, seed=0):
         self.written = {trial.number: trial for trial in trials}
         self.search = OptunaSearch(
-            space, lambda config: (Case("c", 0, config.digest()),), list(trials), self.write, seed
+            space,
+            lambda config: (Case("c", 0, config.digest()),),
+            list(trials),
+            self.write,
+            seed=seed,
         )
 
     def write(self, record):
         self.written[record.number] = record
+        return record
 
     @property
     def trials(self):

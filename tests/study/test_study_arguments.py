@@ -8,7 +8,7 @@ import pytest
 
 from study.arguments import parse
 from study.config import StudyConfig, StudyError
-from study.plan import check_weights
+from study.inputs import check_weights
 from study.run import main
 from study.trials import StudyFolder
 
@@ -27,7 +27,7 @@ def parsed(*flags):
 
 
 def test_no_flags_give_the_smallest_study_on_synthetic_images(storage):
-    config, space = parse([])
+    config, space, _ = parse([])
     assert (config.data, config.space, config.seeds, config.num_trials) == (
         "synthetic", "smoke", (0,), 6,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def test_flags_reach_the_study(storage):
         "--gpus-per-trial 0.5 --max-concurrent 3 --log-checkpoints none --study mine "
         "--set image_size=128 --set hsas=none --set channels_last=true"
     )
-    config, space = parse(flags.split())
+    config, space, _ = parse(flags.split())
     assert config.name == "mine"
     assert config.cases == [("dial", 3), ("weave", 3), ("dial", 4), ("weave", 4)]
     assert (config.num_trials, config.select_on, config.holdout) == (9, "paper", "types")
@@ -71,7 +71,7 @@ def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage
     config = parsed("--study", "mine", "--seeds", "5", "--set", "batch_size=4")
     document = {"study": config.to_dict(), "inputs": {}}
     StudyFolder(storage, "mine").write_document(document)
-    again, space = parse(["--resume", "mine", "--num-trials", "20"])
+    again, space, _ = parse(["--resume", "mine", "--num-trials", "20"])
     assert again.asked() == config.asked()
     assert again.num_trials == 20
     assert space.fixed["batch_size"] == 4

@@ -1,0 +1,140 @@
+"""What goes into a study's fits: images, textures, weights, and their digests."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffcad.config import TrainConfig
+from ffcad.datasets import CategoryData, load_category, load_textures
+from ffcad.encoder_weights import load_encoder_weights, source_digest
+from ffcad.model import FrozenEncoder
+from ffcad.training import METHOD_VERSION
+from study.config import IMAGE_OBJECTIVE, MASK_OBJECTIVE, StudyConfig, StudyError
+from study.spaces import Space
+from study.trials import Case
+
+# The knobs that the frozen encoder's architecture depends on.
+ENCODER_KNOBS = ["ffc_layers", "global_ratio", "ffc_encoder", "local_fourier_unit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Digests of what goes into a fit besides its configuration and its case.
+
+    Attributes:
+        data: 'category@image_size' -> digest of what is trained, selected and reported on.
+        textures: image size -> digest of the anomaly source images; empty without any.
+        weights: `encoder_weights` value -> digest of the file's content, or the word itself.
+        method_version: `ffcad.training.METHOD_VERSION`.
+    """
+
+    data: dict[str, str]
+    textures: dict[str, str]
+    weights: dict[str, str]
+    method_version: int
+
+    def contents(self) -> dict[str, Any]:
+        """What two sittings of a study must agree on: the digests, not where the weights lie."""
+        return {**dataclasses.asdict(self), "weights": sorted(set(self.weights.values()))}
+
+    def fit_key(self, config: TrainConfig, category: str, seed: int) -> str:
+        """Sixteen hexadecimal digits that name a fit on whatever storage and machine.
+
+        The path of the encoder's weights counts for nothing, their content does.
+        """
+        identity = config.identity()
+        identity.pop("encoder_weights", None)
+        parts = {
+            "configuration": identity,
+            "data": self.data[f"{category}@{config.image_size}"],
+            "textures": self.textures.get(str(config.image_size)),
+            "weights": self.weights[config.encoder_weights],
+            "category": category,
+            "seed": seed,
+            "method_version": self.method_version,
+        }
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, list[str]]:
+    """Loads everything that the study will need once, and takes its digests.
+
+    Returns:
+        The study with its objective chosen, the digests, and what the user should know of the data.
+
+    Raises:
+        StudyError: if the objective needs masks and a category has none.
+        DataError: if images or textures cannot be used.
+        WeightsError: if weights cannot be read or do not belong to an architecture of the space.
+    """
+    sizes = sorted(set(space.values_of("image_size")))
+    data = {
+        (category, size): load_data(config, category, size)
+        for size in sizes
+        for category in config.categories
+    }
+    inputs = Inputs(
+        data={f"{category}@{size}": d.digest for (category, size), d in data.items()},
+        textures={
+            str(size): load_textures(Path(config.textures), size).digest
+            for size in sizes
+            if config.textures
+        },
+        weights={source: source_digest(source) for source in space.values_of("encoder_weights")},
+        method_version=METHOD_VERSION,
+    )
+    check_weights(space)
+    maskless = sorted({category for (category, _), d in data.items() if d.select.masks is None})
+    objective = config.objective or (IMAGE_OBJECTIVE if maskless else MASK_OBJECTIVE)
+    if maskless and "_pixel_" in objective:
+        raise StudyError(
+            f"{maskless[0]} has no masks, so there is no {objective}; give --objective "
+            f"{IMAGE_OBJECTIVE}"
+        )
+    notes = [
+        f"{category}: {note}"
+        for (category, size), d in data.items()
+        for note in d.notes
+        if size == sizes[0]
+    ]
+    return dataclasses.replace(config, objective=objective), inputs, notes
+
+
+def load_data(config: StudyConfig, category: str, image_size: int) -> CategoryData:
+    """A category by the study's protocol, as the driver and every worker load it."""
+    return load_category(
+        config.data,
+        None if config.data_root is None else Path(config.data_root),
+        category,
+        image_size,
+        select_on=config.select_on,
+        holdout=config.holdout,
+        allow_duplicates=config.allow_duplicates,
+    )
+
+
+def cases_of(config: StudyConfig, inputs: Inputs, configuration: TrainConfig) -> tuple[Case, ...]:
+    """The cases of a configuration, with the keys of its fits."""
+    return tuple(
+        Case(category, seed, inputs.fit_key(configuration, category, seed))
+        for category, seed in config.cases
+    )
+
+
+def check_weights(space: Space) -> None:
+    """Loads each weights file into each architecture that the space can draw.
+
+    Raises:
+        WeightsError: if one does not fit.
+    """
+    tried = set()
+    for config in space.corners([*ENCODER_KNOBS, "encoder_weights"]):
+        architecture = (config.ffc_layers, config.encoder_ratio, config.local_fourier_unit)
+        if config.encoder_weights == "random" or (architecture, config.encoder_weights) in tried:
+            continue
+        tried.add((architecture, config.encoder_weights))
+        load_encoder_weights(FrozenEncoder(config), config.encoder_weights)

@@ -1,0 +1,261 @@
+"""Leases: of several processes, on one machine or on many, one works at a thing at a time.
+
+    <folder>/lease-000003.json   who holds it; written again at every heartbeat
+
+A lease is taken by creating the next number, which only one can do, on any storage. It is free for
+the next one when it was given back, when its process is seen to be gone, or when its heartbeat has
+not changed for a while on the waiter's own clock. So a holder that was thought dead meets a higher
+number at its next heartbeat, and learns that it holds nothing any more.
+"""
+
+import json
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from study.storage import Storage, StorageError
+
+BEAT_SECONDS, STALE_SECONDS = 10.0, 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseLost(RuntimeError):
+    """Another process took over what this one was working at."""
+
+
+class Lease:
+    """A thing that this process works at; `Waiter.attempt` makes one.
+
+    Attributes:
+        lost: set when another process has taken it over, or may have.
+    """
+
+    def __init__(
+        self, storage: Storage, name: str, document: dict[str, Any], beat: float, stale: float
+    ) -> None:
+        self.storage, self.name = storage, name
+        self.lost = threading.Event()
+        self._document, self._beat, self._stale = document, beat, stale
+        self._wake, self._over = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def say(self, **news: Any) -> None:
+        """Adds to what others read in the lease, soon. Only sets flags: signal handlers may call
+        it."""
+        self._document = {**self._document, **news}
+        self._wake.set()
+
+    def release(self) -> None:
+        """Gives it back."""
+        self._over = True
+        self._wake.set()
+        self._thread.join()
+        if not self.lost.is_set():
+            try:
+                self._write({**self._document, "free": True})
+            except StorageError:  # It becomes stale instead.
+                logger.warning("lease %s could not be given back", self.name)
+
+    def forget(self) -> None:
+        """Gives it back for good, where nobody will need it again."""
+        self.release()
+        try:
+            self.storage.delete(self.name)
+        except StorageError:
+            logger.warning("lease %s could not be removed", self.name)
+
+    def check(self) -> None:
+        """Raises LeaseLost if it is not ours any more."""
+        if self.lost.is_set():
+            raise LeaseLost(f"{self.storage.uri(self.name)} was taken over by another process")
+
+    def _run(self) -> None:
+        written = time.monotonic()
+        while not self._over:
+            self._wake.wait(self._beat)
+            self._wake.clear()
+            if self._over:
+                return
+            try:
+                if _numbered(self.storage, Path(self.name).parent.as_posix())[-1] != self.name:
+                    self.lost.set()
+                    return
+                self._write({**self._document, "beat": uuid.uuid4().hex})
+                written = time.monotonic()
+            except (StorageError, IndexError):
+                # By then others may think that nobody works here.
+                if time.monotonic() - written > self._stale:
+                    self.lost.set()
+                    return
+
+    def _write(self, document: dict[str, Any]) -> None:
+        self.storage.write(self.name, json.dumps(document).encode())
+
+
+class Waiter:
+    """Tries to take a lease, again and again.
+
+    Args:
+        storage: where it is.
+        folder: of the thing.
+        who: what others are told of the holder, e.g. its study.
+        beat, stale: seconds between heartbeats, and without one until it counts as dead.
+
+    Attributes:
+        holder: who held it at the last attempt.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        who: dict[str, Any],
+        beat: float = BEAT_SECONDS,
+        stale: float = STALE_SECONDS,
+    ) -> None:
+        self.storage, self.folder, self.beat, self.stale = storage, folder, beat, stale
+        self.holder: dict[str, Any] = {}
+        self._who = {**who, **_process()}
+        self._seen: tuple[str, Any] | None = None
+        self._since = 0.0
+
+    def attempt(self) -> Lease | None:
+        """The lease, or None while another holds it."""
+        names = _numbered(self.storage, self.folder)
+        if names and not self._is_free(names[-1]):
+            return None
+        number = int(names[-1][-11:-5]) + 1 if names else 1
+        name = f"{self.folder}/lease-{number:06d}.json"
+        if not self.storage.create(name, json.dumps(self._who).encode()):
+            return None
+        # Between our look and our creation others may have come, and gone on to higher numbers.
+        now = _numbered(self.storage, self.folder)
+        if now[-1:] != [name]:
+            self.storage.delete(name)
+            return None
+        for former in now[:-1]:
+            self.storage.delete(former)
+        return Lease(self.storage, name, self._who, self.beat, self.stale)
+
+    def is_alive(self) -> bool:
+        """Whether the holder is a process of this machine that runs."""
+        return self.holder.get("place") == _place() and not _is_gone(self.holder)
+
+    def quiet_seconds(self) -> float:
+        """For how long the holder gave no sign of life, as far as this waiter has seen."""
+        return time.monotonic() - self._since
+
+    def _is_free(self, name: str) -> bool:
+        document = read_lease(self.storage, name)
+        if document is None:
+            return False  # Gone since we looked: the next attempt finds what came after it.
+        self.holder = document
+        if document.get("free") or _is_gone(document):
+            return True
+        seen = (name, document.get("beat"))
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return self.quiet_seconds() > self.stale
+
+
+class Follower:
+    """Looks at one lease of another process, from time to time.
+
+    Args:
+        storage: where it is.
+        name: the lease's.
+        stale: seconds without a heartbeat until its holder counts as dead.
+    """
+
+    def __init__(self, storage: Storage, name: str, stale: float = STALE_SECONDS) -> None:
+        self.storage, self.name, self.stale = storage, name, stale
+        self._version: Hashable = None
+        self._document: dict[str, Any] = {}
+        self._since = time.monotonic()
+
+    def holder(self) -> dict[str, Any] | None:
+        """What the lease says; None if its holder gave it back, lost it or is no more."""
+        version = self.storage.version(self.name)
+        if version is None:
+            return None
+        if version != self._version:
+            self._document = read_lease(self.storage, self.name) or {}
+            self._version, self._since = version, time.monotonic()
+        quiet = time.monotonic() - self._since
+        if self._document.get("free") or quiet > self.stale or _is_gone(self._document):
+            return None
+        return self._document
+
+
+def read_lease(storage: Storage, name: str) -> dict[str, Any] | None:
+    """What a lease says; None if it is not there, empty if it cannot be read."""
+    try:
+        document = json.loads(storage.read(name))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def current_holder(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """Who holds a lease now, as far as one look can tell; None if nobody does."""
+    names = _numbered(storage, folder)
+    document = read_lease(storage, names[-1]) if names else None
+    if not document or document.get("free") or _is_gone(document):
+        return None
+    return document
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """A holder for a message."""
+    return f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown machine')}"
+
+
+def _numbered(storage: Storage, folder: str) -> list[str]:
+    names = storage.files(folder)
+    return sorted(n for n in names if n.rpartition("/")[2].startswith("lease-"))
+
+
+def _process() -> dict[str, Any]:
+    process = psutil.Process()
+    return {
+        "host": platform.node(),
+        "place": _place(),
+        "pid": process.pid,
+        "started": process.create_time(),
+    }
+
+
+def _place() -> str:
+    """Where process numbers mean the same: a machine since its start, and a container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def _is_gone(document: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    if document.get("place") != _place():
+        return False
+    try:
+        process = psutil.Process(document["pid"])
+        # A number may be given to another process later.
+        same = abs(process.create_time() - document["started"]) < 1.0
+        return not same or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False

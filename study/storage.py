@@ -1,0 +1,264 @@
+"""Where studies keep their files: a local folder, NFS, S3 or GCS by URI, through fsspec.
+
+Names are relative and have slashes. Whatever is written is there whole or not at all: a local file
+by a rename, an object by the store's own promise.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec
+
+# Scheme of a URI -> the extra of this project that brings its file system.
+OBJECT_STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+
+
+class StorageError(RuntimeError):
+    """The storage cannot be reached, read or written; the message is the user's one line."""
+
+
+class Storage:
+    """Files below one folder or URI.
+
+    Args:
+        where: a folder, or s3://bucket/folder, or gs://bucket/folder.
+
+    Attributes:
+        where: the same, as an absolute path or without a slash at its end.
+        local: the folder, if it is one of this machine's file system (NFS included).
+
+    Raises:
+        StorageError: if the scheme is unknown or its package is not installed.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        scheme = urlsplit(str(where)).scheme if "://" in str(where) else "file"
+        if scheme == "file":
+            path = Path(str(where).removeprefix("file://")).expanduser().resolve()
+            self.where, self.local = str(path), path
+            return
+        if scheme not in OBJECT_STORES:
+            raise StorageError(
+                f"storage {where}: unknown scheme {scheme!r}; give a folder, s3://bucket/folder or "
+                "gs://bucket/folder"
+            )
+        self.where, self.local = str(where).rstrip("/"), None
+        try:
+            # Others write here too: nothing may come from a listing of long ago.
+            self._fs, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
+        except ImportError as e:
+            raise StorageError(
+                f"storage {where} needs another package: pip install "
+                f"'ffcad-study[{OBJECT_STORES[scheme]}]'"
+            ) from e
+
+    def uri(self, name: str) -> str:
+        """How a file is called from outside."""
+        return f"{self.where}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            StorageError: if it cannot be read.
+        """
+        with self._said("read", name):
+            if self.local:
+                return (self.local / name).read_bytes()
+            return self._fs.cat_file(self._path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces a file; a reader sees the old one or the new one, whole."""
+        with self._said("written", name):
+            if self.local:
+                with self._temporary(name) as temporary:
+                    _write_durably(temporary, data)
+                    os.replace(temporary, self.local / name)
+            else:
+                self._fs.pipe_file(self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file that is not there yet; of several that try at once, one succeeds.
+
+        Returns:
+            False if it was there.
+        """
+        with self._said("written", name):
+            try:
+                if self.local:
+                    with self._temporary(name) as temporary:
+                        _write_durably(temporary, data)
+                        os.link(temporary, self.local / name)  # Fails where there is one.
+                else:
+                    self._fs.pipe_file(self._path(name), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def files(self, folder: str) -> dict[str, Hashable]:
+        """The names of the files directly in a folder, each with its `version`."""
+        with self._said("listed", folder), contextlib.suppress(FileNotFoundError):
+            if self.local:
+                found = {}
+                for entry in os.scandir(self.local / folder):
+                    if entry.is_file() and not _hidden(entry.name):
+                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                            found[f"{folder}/{entry.name}"] = _version(entry.stat())
+                return found
+            found = self._fs.ls(self._path(folder), detail=True)
+            return {
+                f"{folder}/{Path(entry['name']).name}": _object_version(entry)
+                for entry in found
+                if entry["type"] == "file" and not _hidden(Path(entry["name"]).name)
+            }
+        return {}
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders directly in a folder, without it."""
+        with self._said("listed", folder), contextlib.suppress(FileNotFoundError):
+            if self.local:
+                return sorted(e.name for e in os.scandir(self.local / folder) if e.is_dir())
+            found = self._fs.ls(self._path(folder), detail=True)
+            return sorted(Path(e["name"]).name for e in found if e["type"] == "directory")
+        return []
+
+    def version(self, name: str) -> Hashable | None:
+        """Something that changes when the file is replaced; None if it is not there."""
+        with self._said("read", name), contextlib.suppress(FileNotFoundError):
+            if self.local:
+                return _version((self.local / name).stat())
+            return _object_version(self._fs.info(self._path(name)))
+        return None
+
+    def delete(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with self._said("removed", name), contextlib.suppress(FileNotFoundError):
+            if self.local:
+                (self.local / name).unlink()
+            else:
+                self._fs.rm_file(self._path(name))
+
+    def upload(self, path: Path, name: str) -> None:
+        """Replaces a file by a local one, which must be there."""
+        with self._said("written", name):
+            if self.local:
+                with self._temporary(name) as temporary:
+                    shutil.copyfile(path, temporary)
+                    os.replace(temporary, self.local / name)
+            else:
+                self._fs.put_file(str(path), self._path(name))
+
+    def copy(self, name: str, other: str) -> None:
+        """Replaces a file by another of the storage.
+
+        Raises:
+            FileNotFoundError: if that is not there.
+        """
+        with self._said("copied", name):
+            if self.local:
+                with self._temporary(other) as temporary:
+                    # Files are replaced, never written into, so one content may have two names.
+                    os.link(self.local / name, temporary)
+                    os.replace(temporary, self.local / other)
+            else:
+                self._fs.cp_file(self._path(name), self._path(other))
+
+    @contextlib.contextmanager
+    def at_hand(self, name: str) -> Iterator[Path]:
+        """A file as a local path with the same last part, for as long as the context lasts.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        if self.local:
+            if not (self.local / name).is_file():
+                raise FileNotFoundError(self.uri(name))
+            yield self.local / name
+            return
+        with tempfile.TemporaryDirectory(prefix="ffcad-") as folder:
+            path = Path(folder) / Path(name).name
+            self.download(name, path)
+            yield path
+
+    def download(self, name: str, path: Path) -> None:
+        """Copies an object to a local path.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        with self._said("read", name):
+            self._fs.get_file(self._path(name), str(path))
+
+    def check(self) -> None:
+        """Tries what studies depend on, before anything does.
+
+        Raises:
+            StorageError: if files cannot be written, or the storage lets two create one file.
+        """
+        name = f"probe-{uuid.uuid4().hex[:8]}"
+        try:
+            if not self.create(name, b"1") or self.create(name, b"2"):
+                raise StorageError(
+                    f"storage {self.where} lets two writers create one file; on an object store, "
+                    "conditional writes (If-None-Match) are needed"
+                )
+            self.write(name, b"3")
+        finally:
+            with contextlib.suppress(StorageError):
+                self.delete(name)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        """A name beside the file, on the same file system; nothing is left of it."""
+        path = self.local / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not only the process: two threads, or two machines with the same process number, write.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _said(self, what: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            if isinstance(e, FileNotFoundError) and what != "written":
+                raise
+            raise StorageError(f"{self.uri(name)} cannot be {what}: {e.strerror or e}") from e
+        except Exception as e:  # whatever an object store's package raises
+            if self.local:
+                raise
+            reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+            raise StorageError(f"{self.uri(name)} cannot be {what}: {reason}") from e
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _version(stat: os.stat_result) -> Hashable:
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _object_version(entry: dict) -> Hashable:
+    changed = entry.get("ETag") or entry.get("etag") or entry.get("LastModified")
+    return str(changed), entry["size"]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")

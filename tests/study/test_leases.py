@@ -1,0 +1,156 @@
+"""Of several processes one holds a lease; one that is gone is succeeded."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from study.leases import Follower, Waiter, current_holder
+from study.storage import Storage
+
+BEAT, STALE = 0.1, 0.6
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def storage(request, tmp_path):
+    if request.param == "folder":
+        return Storage(tmp_path)
+    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
+
+
+def waiter(storage, study="mine"):
+    return Waiter(storage, "thing", {"study": study}, beat=BEAT, stale=STALE)
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def elsewhere(storage, lease):
+    """Rewrites a lease as if its holder were on another machine."""
+    document = json.loads(storage.read(lease))
+    storage.write(lease, json.dumps({**document, "place": "another", "pid": 1}).encode())
+
+
+def test_one_at_a_time_and_the_next_when_it_is_given_back(storage):
+    first = waiter(storage).attempt()
+    second = waiter(storage, "yours")
+    assert second.attempt() is None
+    assert second.holder["study"] == "mine"
+    assert second.is_alive()
+    assert current_holder(storage, "thing")["study"] == "mine"
+    first.release()
+    assert current_holder(storage, "thing") is None
+    lease = second.attempt()
+    assert lease is not None
+    assert current_holder(storage, "thing")["study"] == "yours"
+    # Numbers only go up, and what came before is removed.
+    assert list(storage.files("thing")) == ["thing/lease-000002.json"]
+    lease.forget()
+    assert storage.files("thing") == {}
+
+
+def test_of_many_that_try_at_once_one_gets_it(storage):
+    for _ in range(3):
+        taken, barrier = [], threading.Barrier(6)
+
+        def attempt(taken=taken, barrier=barrier):
+            mine = waiter(storage)
+            barrier.wait()
+            lease = mine.attempt()
+            if lease is not None:
+                taken.append(lease)
+
+        threads = [threading.Thread(target=attempt) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(taken) == 1
+        taken[0].check()
+        taken[0].release()
+
+
+def test_a_killed_process_of_this_machine_is_succeeded_at_once(storage):
+    code = (
+        "import sys, time; from study.storage import Storage; from study.leases import Waiter\n"
+        "assert Waiter(Storage(sys.argv[1]), 'thing', {'study': 'gone'}).attempt()\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, storage.where], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    mine = waiter(storage)
+    assert mine.attempt() is None
+    process.kill()
+    process.wait()
+    lease = mine.attempt()
+    assert lease is not None
+    lease.release()
+
+
+def test_a_silent_holder_elsewhere_is_succeeded_and_learns_of_it(storage):
+    lost = waiter(storage).attempt()
+    mine = waiter(storage, "yours")
+    elsewhere(storage, lost.name)
+    assert mine.attempt() is None
+    # As long as it beats it holds: its heartbeats say again who it is.
+    end = time.monotonic() + 2 * STALE
+    while time.monotonic() < end:
+        assert mine.attempt() is None
+        time.sleep(BEAT)
+    lost._beat = 60.0  # It falls silent, as a suspended machine does.
+    lost._wake.set()
+    time.sleep(3 * BEAT)
+    elsewhere(storage, lost.name)
+    assert mine.attempt() is None
+    wait_until(lambda: mine.attempt() is not None)
+    lost._wake.set()  # It wakes up.
+    assert lost.lost.wait(5)
+    with pytest.raises(Exception, match="was taken over by another process"):
+        lost.check()
+    lost.release()
+    assert current_holder(storage, "thing")["study"] == "yours"
+
+
+def test_a_holder_that_cannot_write_any_more_gives_up(tmp_path):
+    lease = waiter(Storage(tmp_path)).attempt()
+    (tmp_path / "thing").rename(tmp_path / "away")
+    (tmp_path / "thing").write_bytes(b"no folder")
+    assert lease.lost.wait(10)
+
+
+def test_followers_see_what_is_said_and_the_end(storage):
+    lease = waiter(storage).attempt()
+    follower = Follower(storage, lease.name, stale=STALE)
+    assert follower.holder()["study"] == "mine"
+    lease.say(stopping=True)
+    wait_until(lambda: follower.holder().get("stopping"))
+    lease.release()
+    assert follower.holder() is None
+
+
+def test_followers_of_a_silent_holder_elsewhere_see_its_end(storage):
+    lease = waiter(storage).attempt()
+    lease._beat = 60.0
+    lease._wake.set()
+    time.sleep(3 * BEAT)
+    elsewhere(storage, lease.name)
+    follower = Follower(storage, lease.name, stale=STALE)
+    assert follower.holder() is not None
+    wait_until(lambda: follower.holder() is None)
+    lease.release()
+
+
+def test_a_lease_that_cannot_be_read_becomes_stale(storage):
+    storage.write("thing/lease-000001.json", b"{ no json")
+    mine = waiter(storage)
+    assert mine.attempt() is None
+    wait_until(lambda: mine.attempt() is not None)

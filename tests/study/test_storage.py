@@ -1,0 +1,137 @@
+"""The same promises on a local folder and on an object store (an S3 emulator)."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from study.storage import Storage, StorageError
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def storage(request, tmp_path):
+    if request.param == "folder":
+        return Storage(tmp_path)
+    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
+
+
+def test_what_is_written_is_read_listed_replaced_and_removed(storage):
+    assert storage.version("a/b.json") is None
+    assert storage.files("a") == {}
+    assert storage.folders("a") == []
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/b.json")
+    storage.write("a/b.json", b"1")
+    storage.write("a/c/d.json", b"2")
+    before = storage.version("a/b.json")
+    assert before is not None
+    assert storage.read("a/b.json") == b"1"
+    assert storage.files("a") == {"a/b.json": before}
+    assert storage.folders("a") == ["c"]
+    storage.write("a/b.json", b"3")
+    assert storage.read("a/b.json") == b"3"
+    assert storage.version("a/b.json") != before
+    storage.copy("a/b.json", "a/e.json")
+    storage.write("a/b.json", b"4")
+    assert storage.read("a/e.json") == b"3"
+    storage.delete("a/b.json")
+    storage.delete("a/b.json")
+    assert set(storage.files("a")) == {"a/e.json"}
+
+
+def test_files_come_and_go(storage, tmp_path):
+    path = tmp_path / "mine.bin"
+    path.write_bytes(b"x" * 100_000)
+    storage.upload(path, "f/mine.bin")
+    with storage.at_hand("f/mine.bin") as found:
+        assert found.name == "mine.bin"
+        assert found.read_bytes() == path.read_bytes()
+    with pytest.raises(FileNotFoundError), storage.at_hand("f/yours.bin"):
+        pass
+
+
+def test_only_one_creates_a_file(storage):
+    assert storage.create("x/lease", b"1")
+    assert not storage.create("x/lease", b"2")
+    assert storage.read("x/lease") == b"1"
+    storage.check()
+    assert storage.files("") == {}
+
+
+def _create(where, number, barrier, results):
+    storage = Storage(where)
+    barrier.wait()
+    results.put((number, storage.create("race/lease", str(number).encode())))
+
+
+def test_of_many_that_create_at_once_one_succeeds(storage):
+    context = multiprocessing.get_context("fork" if storage.local else "spawn")
+    barrier, results = context.Barrier(4), context.Queue()
+    workers = [
+        context.Process(target=_create, args=(storage.where, i, barrier, results)) for i in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    outcomes = dict(results.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    (winner,) = [number for number, created in outcomes.items() if created]
+    assert storage.read("race/lease") == str(winner).encode()
+
+
+KILLED_WRITER = """
+import sys, threading
+from pathlib import Path
+from study.storage import Storage
+storage = Storage(sys.argv[1])
+print("uploading", flush=True)
+storage.upload(Path(sys.argv[2]), "fit/checkpoint.pt")
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_leaves_the_old_file_whole(storage, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"o" * 1_000_000)
+    new.write_bytes(b"n" * 300_000_000)
+    storage.upload(old, "fit/checkpoint.pt")
+    interrupted = 0
+    for delay in (0.02, 0.05, 0.1, 0.2, 0.4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED_WRITER, storage.where, str(new)],
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout.readline() == "uploading\n"
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout.read():
+            break
+        interrupted += 1
+        assert storage.read("fit/checkpoint.pt") == old.read_bytes()
+    assert interrupted
+    storage.upload(new, "fit/checkpoint.pt")
+    assert storage.read("fit/checkpoint.pt") == new.read_bytes()
+    assert list(storage.files("fit")) == ["fit/checkpoint.pt"]
+
+
+def test_what_cannot_be_used_is_said_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(StorageError, match=r"unknown scheme 'ftp'; give a folder, s3://"):
+        Storage("ftp://host/folder")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"file/x cannot be written: (Not a directory|File exi)"):
+        Storage(tmp_path / "file").write("x", b"")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(StorageError, match=r"needs another package: pip install 'ffcad-study\[gcs"):
+        Storage("gs://bucket/folder")
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_said_in_one_line(bucket):
+    with pytest.raises(StorageError, match=r"s3://nowhere/mine/probe-\w+ cannot be written: "):
+        Storage("s3://nowhere/mine").check()
