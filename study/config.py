@@ -154,7 +154,7 @@ class StudyConfig:
         from optuna.distributions import json_to_distribution
 
         search = {name: json_to_distribution(text) for name, text in self.search.items()}
-        return checked(self.space, self.question, search, self.fixed, self.cells)
+        return checked(self.space, self.question, search, self.fixed, cells=self.cells)
 
     def asked(self) -> dict[str, Any]:
         """What makes this study the one that it is: two studies of one name must agree on it.

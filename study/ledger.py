@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffcad.checkpoint import previous_checkpoint
 from study.storage import Storage
 
 # A fit's life: begun -> finished | stopped (by the trial scheduler) | failed.
@@ -168,6 +167,8 @@ class Ledger:
             yield folder
             return
         with tempfile.TemporaryDirectory(prefix=f"ffcad-{key}-") as temporary:
+            from ffcad.checkpoint import previous_checkpoint  # Brings torch, so late.
+
             folder = Path(temporary)
             for path in (folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)):
                 with contextlib.suppress(FileNotFoundError):
@@ -181,6 +182,8 @@ class Ledger:
         """
         if self.storage.local:
             return
+        from ffcad.checkpoint import previous_checkpoint
+
         name = f"{self.folder(key)}/{path.name}"
         previous = previous_checkpoint(path)
         if path.name == CHECKPOINT and previous.is_file():

@@ -149,6 +149,10 @@ class OptunaSearch(Searcher):
         record = dataclasses.replace(self.records[asked.number], **outcome(result, error))
         self._tell(asked.trial, self._keep(record))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it might restore, which no study does."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' records are the state."""
 

@@ -1,16 +1,19 @@
-"""Search spaces: which knobs of a training are searched over, which are fixed.
+"""Search spaces: which knobs of a training are searched over or set by cells, which are fixed.
 
 A search space is a short Python file in `search_spaces/` (or anywhere, by its path) whose docstring
-is its lab card and which defines
+is its lab card. It is either a search, from which configurations are drawn:
 
     SEARCH = {"global_ratio": FloatDistribution(0.1, 0.75)}   # knob -> Optuna distribution
     FIXED = {"image_size": 128}                               # knob -> value
 
-Which searched knobs are conditional is not said there: `TrainConfig` knows it (`active_if`).
-
-A grid has CELLS instead of SEARCH: the configurations that its question compares, by name.
+or a grid, whose cells are the configurations that its question compares and are all done:
 
     CELLS = {"no FFC": {"global_ratio": 0.0}, "FFC": {"global_ratio": 0.5}}  # name -> knob -> value
+    FIXED = {"image_size": 128}
+
+What is set nowhere is at its default. Cells may be one configuration, as rows of several tables
+are; it is done once and keeps all its names. `study/grids.py` makes cells of factors. Which knobs
+are conditional is not said here: `TrainConfig` knows it (`active_if`).
 """
 
 import difflib
@@ -36,6 +39,8 @@ from ffcad.config import ConfigError, TrainConfig, check_knob, knobs
 MOST_IMAGE_SIZES = 8
 # Random draws that show whether a space is made of configurations.
 PROBES = 64
+# A message is one line, and a grid may have many cells.
+CELLS_NAMED = 4
 
 
 class SpaceError(ValueError):
@@ -65,12 +70,18 @@ class Space:
         """Whether its configurations are all named, and none is drawn."""
         return bool(self.cells)
 
+    def cell_configurations(self) -> dict[str, TrainConfig]:
+        """A grid's configurations by their cells' names, in the order written."""
+        return {
+            name: TrainConfig.from_dict({**self.fixed, **values})
+            for name, values in self.cells.items()
+        }
+
     def distinct_cells(self) -> list[tuple[tuple[str, ...], TrainConfig]]:
         """A grid's configurations, each once, with all names that it has."""
         names: dict[str, list[str]] = {}
         configurations = {}
-        for name, values in self.cells.items():
-            config = TrainConfig.from_dict({**self.fixed, **values})
+        for name, config in self.cell_configurations().items():
             names.setdefault(config.digest(), []).append(name)
             configurations.setdefault(config.digest(), config)
         return [(tuple(names[digest]), config) for digest, config in configurations.items()]
@@ -103,19 +114,19 @@ class Space:
         Searched knobs that the values leave without a use are dropped.
 
         Raises:
-            SpaceError: if a key is no knob or a value is not allowed.
+            SpaceError: if a key is no knob, a value is not allowed, or a grid's cells set the knob.
         """
         for name in values:
             if varying := [cell for cell, knobs_of in self.cells.items() if name in knobs_of]:
                 raise SpaceError(
-                    f"search space {self.name!r}: {name!r} cannot be pinned, because cell "
-                    f"{varying[0]!r} sets it"
+                    f"search space {self.name!r}: {name!r} cannot be pinned, because cells set it: "
+                    f"{_listed(varying)}; change CELLS instead"
                 )
         fixed = {**self.fixed, **values}
         search = {k: d for k, d in self.search.items() if k not in values}
         rest = Space(self.name, self.question, search, fixed)
         search = {k: d for k, d in search.items() if rest.never_active(k) is None}
-        return checked(self.name, self.question, search, fixed, self.cells)
+        return checked(self.name, self.question, search, fixed, cells=self.cells)
 
     def never_active(self, name: str) -> str | None:
         """Why the knob is never used in this space, or None."""
@@ -129,13 +140,14 @@ class Space:
         if name in self.search:
             return bounds(self.search[name])
         if self.is_grid:
-            return list(dict.fromkeys(getattr(c, name) for _, c in self.distinct_cells()))
+            configs = self.cell_configurations().values()
+            return list(dict.fromkeys(getattr(config, name) for config in configs))
         return [self.fixed.get(name, knobs()[name].default)]
 
     def corners(self, names: list[str]) -> list[TrainConfig]:
         """One configuration for each combination of the knobs' extreme values; a grid's cells."""
         if self.is_grid:
-            return [config for _, config in self.distinct_cells()]
+            return list(self.cell_configurations().values())
         combinations = itertools.product(*(self.values_of(name) for name in names))
         return [
             TrainConfig.from_dict({**self.fixed, **dict(zip(names, values, strict=True))})
@@ -166,7 +178,9 @@ def load_space(name: str) -> Space:
     search, cells = getattr(module, "SEARCH", None), getattr(module, "CELLS", None)
     fixed = getattr(module, "FIXED", {})
     given = [part for part in (search, cells) if part is not None]
-    if len(given) != 1 or not all(isinstance(part, dict) for part in (*given, fixed)):
+    if len(given) == 2:
+        raise SpaceError(f"search space {name!r}: has SEARCH and CELLS; keep one")
+    if not given or not all(isinstance(part, dict) for part in (*given, fixed)):
         raise SpaceError(
             f"search space {name!r}: needs either a dict SEARCH (knob -> Optuna distribution) or a "
             "dict CELLS (name -> knob -> value), and may have a dict FIXED (knob -> value)"
@@ -174,7 +188,7 @@ def load_space(name: str) -> Space:
     if cells == {}:
         raise SpaceError(f"search space {name!r}: CELLS is empty; give at least one cell")
     question = (module.__doc__ or label).strip().splitlines()[0]
-    return checked(label, question, search or {}, fixed, cells or {})
+    return checked(label, question, search or {}, fixed, cells=cells or {})
 
 
 def available_spaces() -> list[str]:
@@ -188,16 +202,18 @@ def checked(
     question: str,
     search: dict[str, BaseDistribution],
     fixed: dict[str, Any],
+    *,
     cells: dict[str, dict[str, Any]] | None = None,
 ) -> Space:
     """A space whose every bound, or every cell, is a configuration.
 
     Raises:
-        SpaceError: if a key is no knob, is both searched and fixed, or can never be active, or a
-            bound or a cell is not allowed.
+        SpaceError: if a key is no knob, is fixed and also searched or set by a cell, or can never
+            be active; if a bound or a cell is not allowed; if there are searched knobs and cells.
     """
     cells = cells or {}
-    _check_cells(name, cells, fixed)
+    if search and cells:
+        raise SpaceError(f"search space {name!r}: has SEARCH and CELLS; keep one")
     try:
         for key in (*search, *fixed):
             check_knob(key)
@@ -212,8 +228,9 @@ def checked(
                 f"search space {name!r}: SEARCH[{key!r}] must be an Optuna distribution but got "
                 f"{distribution!r} ({type(distribution).__name__}); a single value goes into FIXED"
             )
+    _check_cells(name, cells, fixed)
     space = Space(name, question, _by_dependency(name, search), fixed, cells)
-    for key in search:
+    for key in space.optuna_distributions():
         _check_knob_range(space, key)
     _check_draws(space)
     return space
@@ -221,10 +238,10 @@ def checked(
 
 def _check_cells(name: str, cells: dict[str, dict[str, Any]], fixed: dict[str, Any]) -> None:
     for cell, values in cells.items():
-        if not (isinstance(cell, str) and cell and isinstance(values, dict)):
+        if not (isinstance(cell, str) and cell.strip() and isinstance(values, dict)):
             raise SpaceError(
-                f"search space {name!r}: CELLS must be name -> (knob -> value) but got "
-                f"{cell!r}: {values!r}"
+                f"search space {name!r}: CELLS must be name -> (knob -> value), with names that "
+                f"are not empty, but got {cell!r}: {values!r}"
             )
         if both := sorted(set(values) & set(fixed)):
             raise SpaceError(
@@ -244,22 +261,24 @@ def bounds(distribution: BaseDistribution) -> list[Any]:
 
 
 def _check_knob_range(space: Space, key: str) -> None:
-    for value in space.values_of(key):
+    for value in space.values_of(key) if key in space.search else ():
         try:
             TrainConfig.from_dict({**space.fixed, key: value})
         except ConfigError as e:
             raise SpaceError(f"search space {space.name!r}: {e}") from e
     if reason := space.never_active(key):
+        done = "set by cells" if space.is_grid else "searched"
         raise SpaceError(
-            f"search space {space.name!r}: {key!r} is searched but never used, because {reason}"
+            f"search space {space.name!r}: {key!r} is {done} but never used, because {reason}"
         )
-    sizes = space.search.get("image_size")
+    sizes = space.optuna_distributions().get("image_size")
     if key == "image_size" and not (
         isinstance(sizes, CategoricalDistribution) and len(sizes.choices) <= MOST_IMAGE_SIZES
     ):
+        form = "have" if space.is_grid else "be a CategoricalDistribution of"
         raise SpaceError(
-            f"search space {space.name!r}: image_size must be a CategoricalDistribution of at most "
-            f"{MOST_IMAGE_SIZES} sizes, because each is another copy of the data set"
+            f"search space {space.name!r}: image_size must {form} at most {MOST_IMAGE_SIZES} "
+            "sizes, because each is another copy of the data set"
         )
 
 
@@ -328,3 +347,8 @@ def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any
         return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
     assert isinstance(distribution, FloatDistribution)
     return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - CELLS_NAMED
+    return ", ".join(map(repr, names[:CELLS_NAMED])) + (f" and {rest} more" if rest > 0 else "")

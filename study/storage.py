@@ -202,14 +202,18 @@ class Storage:
         Raises:
             StorageError: if files cannot be written, or the storage lets two create one file.
         """
-        name = f"probe-{uuid.uuid4().hex[:8]}"
+        name = f".probe-{uuid.uuid4().hex[:8]}"
         try:
             if not self.create(name, b"1") or self.create(name, b"2"):
                 raise StorageError(
-                    f"storage {self.where} lets two writers create one file; on an object store, "
+                    f"--storage {self.where} lets two writers create one file; on an object store, "
                     "conditional writes (If-None-Match) are needed"
                 )
             self.write(name, b"3")
+        except StorageError as e:
+            # Not the name of the file that was tried, which means nothing to anybody.
+            _, cannot, reason = str(e).partition(" cannot be ")
+            raise StorageError(f"--storage {self.where}{cannot}{reason}" if cannot else e) from e
         finally:
             with contextlib.suppress(StorageError):
                 self.delete(name)

@@ -324,7 +324,7 @@ class Mirror:
         config = self.config
         if not config.cells:
             return config.num_trials
-        cells = (TrainConfig(**{**config.fixed, **values}) for values in config.cells.values())
+        cells = (TrainConfig.from_dict({**config.fixed, **v}) for v in config.cells.values())
         return len({cell.digest() for cell in cells})
 
     def _configuration(self, outcome: Outcome, records: list[FitRecord], live: bool) -> RunContent:

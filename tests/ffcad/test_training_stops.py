@@ -75,7 +75,7 @@ def test_closed_anywhere_it_goes_on_from_there(config, dial, whole, path, stop):
     steps(config, dial, path, stop).close()
     state = load_checkpoint(path)
     assert state["iteration"] == stop
-    since = max((e for e in (0, 3, 4, 6) if e <= stop))
+    since = max(e for e in (0, 3, 4, 6) if e <= stop)
     assert state["losses"] == [p.loss for p in whole[since:stop]]
     resumed = list(train(config, dial, SEED, checkpoint=path))
     assert [p.resumed_at for p in resumed] == [stop] * (config.iterations - stop)

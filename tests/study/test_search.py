@@ -1,14 +1,21 @@
+import json
 import math
+from wsgiref.util import setup_testing_defaults
 
+import optuna
+import optuna_dashboard
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from study.search import OptunaSearch, make_scheduler, rebuild_study
+from study.search import OptunaSearch, make_scheduler, rebuild_study, write_journal
 from study.spaces import checked
-from study.trials import Case
+from study.storage import StorageError
+from study.trials import Case, new_trial
 
 SPACE = checked(
     "mine",
@@ -134,6 +141,8 @@ def test_the_rungs_that_a_retried_trial_passes_again_count_once():
     study.search.suggest("a")
     for _ in range(2):
         study.search.on_trial_result("a", {"objective": 0.5, "rung": 1, "final": False})
+    assert study.search.records[0].intermediate == {1: 0.5}
+    study.search.on_trial_complete("a", {"objective": 0.5, "rung": 1, "final": False})
     assert study.trials[0].intermediate == {1: 0.5}
 
 
@@ -192,6 +201,8 @@ def test_begun_trials_come_first_with_the_number_and_configuration_they_had():
     second = Study(first.trials)
     assert second.search.suggest("x") == lost
     assert second.search.suggest("y")["trial_number"] == 2
+    # Its rungs were nowhere but in its fits: the worker passes them again.
+    second.search.on_trial_result("x", {"objective": 0.2, "rung": 1, "final": False})
     second.search.on_trial_complete("x", {"objective": 0.6, "rung": 2, "final": True})
     assert [t.value for t in second.trials] == [0.3, 0.6, None]
     assert second.optuna[1].params == first.trials[1].drawn
@@ -232,3 +243,100 @@ def test_the_trial_scheduler_knows_the_rungs_of_earlier_sittings():
 def test_a_trial_with_one_rung_is_never_stopped():
     assert isinstance(make_scheduler(1, []), FIFOScheduler)
     assert not stops(make_scheduler(1, []), "a", 1, 0.0)
+
+
+def test_an_interrupted_trial_stays_begun_and_nothing_more_is_suggested():
+    study = Study()
+    study.search.suggest("a")
+    study.search.stopping.set()
+    study.search.on_trial_complete("a", {"interrupted": True, "final": True})
+    assert study.trials[0].state == "begun"
+    assert study.search.suggest("b") == Searcher.FINISHED
+    assert not study.search.exhausted
+
+
+def test_a_storage_that_fails_ends_the_search_and_leaves_the_trial_begun():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_complete("a", {"fatal": "x cannot be written: full", "final": True})
+    assert study.search.fatal == "x cannot be written: full"
+    assert study.trials[0].state == "begun"
+    assert study.search.suggest("b") == Searcher.FINISHED
+
+    def fail(record):
+        raise StorageError("y cannot be written: full")
+
+    study = Study()
+    study.search.write = fail
+    assert study.search.suggest("a") == Searcher.FINISHED
+    assert study.search.fatal == "y cannot be written: full"
+
+
+GRID = checked(
+    "grid",
+    "which?",
+    {},
+    {"image_size": 64},
+    cells={"none": {"global_ratio": 0.0}, "half": {"global_ratio": 0.5, "hsas": "1d"}},
+)
+
+
+def grid_trials():
+    cells = [config for _, config in GRID.distinct_cells()]
+    pairs = [(config, seed) for seed in (0, 1) for config in cells]
+    return [
+        new_trial(
+            n, GRID.parameters(config), config, (Case("c", seed, f"{config.digest()}-{seed}"),)
+        )
+        for n, (config, seed) in enumerate(pairs)
+    ]
+
+
+def test_a_grid_goes_through_its_trials_once_and_optuna_knows_them(tmp_path):
+    journal = tmp_path / "mine.journal"
+    search = OptunaSearch(GRID, None, grid_trials(), lambda record: record, journal)
+    for n in range(4):
+        suggestion = search.suggest(str(n))
+        assert suggestion["trial_number"] == n
+        search.on_trial_complete(str(n), {"objective": 0.1 * n, "rung": 1, "final": True})
+    assert search.suggest("more") == Searcher.FINISHED
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    trials = optuna.load_study(study_name="mine", storage=storage).trials
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 4
+    assert trials[1].params == {"global_ratio": 0.5, "hsas": "1d"}
+    assert [t.user_attrs["seed"] for t in trials] == [0, 0, 1, 1]
+
+
+def test_a_grids_trial_that_another_study_is_at_comes_later():
+    taken = {1, 2}
+    search = OptunaSearch(
+        GRID, None, grid_trials(), lambda record: record, is_taken=lambda r: r.number in taken
+    )
+    assert [search.suggest(str(n))["trial_number"] for n in range(4)] == [0, 3, 1, 2]
+
+
+def test_the_journal_of_a_study_that_nobody_runs_has_begun_trials_in_its_queue(tmp_path):
+    study = Study()
+    study.run("a", 0.3)
+    study.search.suggest("b")
+    journal = tmp_path / "mine.journal"
+    for _ in range(2):  # It is written anew each time.
+        write_journal(SPACE, study.trials, journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    trials = optuna.load_study(study_name="mine", storage=storage).trials
+    assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.WAITING]
+    assert trials[0].params == study.trials[0].drawn
+
+
+def test_the_journal_opens_in_optuna_dashboard(tmp_path):
+    study = Study()
+    study.run("a", 0.3)
+    journal = tmp_path / "mine.journal"
+    write_journal(SPACE, study.trials, journal)
+    app = optuna_dashboard.wsgi(JournalStorage(JournalFileBackend(str(journal))))
+    answered = []
+    environment = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
+    setup_testing_defaults(environment)
+    body = b"".join(app(environment, lambda status, *_: answered.append(status)))
+    assert answered == ["200 OK"]
+    assert [s["study_name"] for s in json.loads(body)["study_summaries"]] == ["mine"]

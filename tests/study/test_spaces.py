@@ -131,7 +131,7 @@ def test_a_space_is_found_by_its_path(tmp_path):
     [
         ("SEARCH = [", "SyntaxError"),
         ("import nosuchthing", "ModuleNotFoundError"),
-        ("FIXED = {}", "needs a dict SEARCH"),
+        ("FIXED = {}", "needs either a dict SEARCH"),
     ],
 )
 def test_a_file_that_is_no_space_is_refused_in_one_line(tmp_path, text, message):
@@ -166,7 +166,64 @@ def test_a_range_whose_inside_is_no_configuration_is_refused():
 
 def test_a_range_with_a_hole_is_searched_around_it():
     space = checked("hole", "?", {"global_ratio": FloatDistribution(0.0, 0.1)}, {})
-    search = OptunaSearch(space, lambda config: (), [], lambda record: None)
+    search = OptunaSearch(space, lambda config: (), [], lambda record: record)
     ratios = [search.suggest(str(i))["configuration"]["global_ratio"] for i in range(8)]
     assert all(ratio >= 2 / 64 for ratio in ratios)
     assert len(set(ratios)) == 8
+
+
+def grid(cells, fixed=None):
+    return checked("grid", "?", {}, fixed or {}, cells=cells)
+
+
+CELLS = {
+    "plain": {"global_ratio": 0.0},
+    "default": {"global_ratio": 0.5},
+    "the same": {"global_ratio": 0.5, "ffc_layers": TrainConfig().ffc_layers},
+    "one layer": {"ffc_layers": 1},
+}
+
+
+def test_a_grids_cells_are_configurations_and_the_same_one_comes_once():
+    space = grid(CELLS, {"image_size": 64})
+    cells = space.distinct_cells()
+    assert [names for names, _ in cells] == [("plain",), ("default", "the same"), ("one layer",)]
+    assert [config.image_size for _, config in cells] == [64] * 3
+    assert space.corners(["global_ratio"]) == [config for _, config in cells]
+    assert set(space.values_of("global_ratio")) >= {0.0, 0.5}
+    assert space.parameters(cells[0][1])["global_ratio"] == 0.0
+    for _, config in cells:
+        for knob, distribution in space.optuna_distributions().items():
+            assert space.parameters(config)[knob] in distribution.choices
+
+
+@pytest.mark.parametrize(
+    ("cells", "fixed", "message"),
+    [
+        ({"a": {"ffc_layer": 1}}, {}, r"cell 'a': unknown knob 'ffc_layer'; did you mean"),
+        ({"a": {"ffc_layers": 7}}, {}, r"cell 'a': ffc_layers must be one of 1, 2, 3 but got 7"),
+        ({"a": {"ffc_layers": 1}}, {"ffc_layers": 2}, r"'ffc_layers' is in cell 'a' and in FIXED"),
+        ({"a": 3}, {}, r"CELLS must be name -> \(knob -> value\) but got 'a': 3"),
+        ({"": {}}, {}, r"CELLS must be name -> \(knob -> value\)"),
+    ],
+)
+def test_a_cell_that_is_no_configuration_is_named(cells, fixed, message):
+    with pytest.raises(SpaceError, match=message):
+        grid(cells, fixed)
+
+
+def test_what_a_cell_sets_cannot_be_pinned():
+    space = grid(CELLS)
+    with pytest.raises(SpaceError, match="'global_ratio' cannot be pinned, because cell 'plain'"):
+        space.pinned({"global_ratio": 0.25})
+    assert space.pinned({"image_size": 32}).distinct_cells()[0][1].image_size == 32
+
+
+def test_cells_and_a_search_exclude_each_other(tmp_path):
+    path = tmp_path / "both.py"
+    path.write_text('SEARCH = {}\nCELLS = {"a": {}}\n')
+    with pytest.raises(SpaceError, match="needs either a dict SEARCH"):
+        load_space(str(path))
+    path.write_text("CELLS = {}\n")
+    with pytest.raises(SpaceError, match="CELLS is empty"):
+        load_space(str(path))

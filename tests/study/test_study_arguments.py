@@ -10,6 +10,7 @@ from study.arguments import parse
 from study.config import StudyConfig, StudyError
 from study.inputs import check_weights
 from study.run import main
+from study.storage import Storage
 from study.trials import StudyFolder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,7 +71,7 @@ def test_the_default_name_follows_the_question_and_not_the_budget(storage):
 def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage):
     config = parsed("--study", "mine", "--seeds", "5", "--set", "batch_size=4")
     document = {"study": config.to_dict(), "inputs": {}}
-    StudyFolder(storage, "mine").write_document(document)
+    StudyFolder(Storage(storage), "mine").write_document(document)
     again, space, _ = parse(["--resume", "mine", "--num-trials", "20"])
     assert again.asked() == config.asked()
     assert again.num_trials == 20
