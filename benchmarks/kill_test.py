@@ -52,7 +52,7 @@ FIXED = {SIZES!r}
 SEARCH = f'''"""Does it stand being killed?"""
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 SEARCH = {{
-    "global_ratio": FloatDistribution(0.1, 0.75),
+    "global_ratio": FloatDistribution(0.2, 0.75),
     "hsas": CategoricalDistribution(("none", "2d")),
 }}
 FIXED = {{**{SIZES!r}, "ffc_layers": 1}}

@@ -170,9 +170,7 @@ def test_where_neither_can_be_read_both_are_named_and_kept(config, dial, path):
 def test_a_kill_between_the_two_renames_is_survived(config, dial, whole, path):
     """Then the older file has its new name already, and the newer one is not yet in its place."""
     steps(config, dial, path, 5).close()
-    stale = path.with_name(f".{path.name}.0123abcd.tmp")
-    path.rename(stale)
-    path = path.with_name("checkpoint.pt")
+    path.rename(path.with_name(f".{path.name}.0123abcd.tmp"))
     resumed = list(train(config, dial, SEED, checkpoint=path))
     assert resumed[0].resumed_at == 4
     assert "no such checkpoint; " in resumed[0].note

@@ -1,89 +1,19 @@
 """Whole studies, in processes of their own: Ray, Optuna, MLflow and the ledger together."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
+from drivers import SECONDS, TINY, kill, mlflow_runs, records, run, start, wait_for
 
 from study.ledger import Ledger
+from study.storage import Storage
 from study.trials import StudyFolder
 
 pytestmark = pytest.mark.slow
-
-SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
-FLAGS = (
-    "--study mine --categories dial --set image_size=32 --set autoencoder_channels=16 "
-    "--set head_channels=8 --set batch_size=2 --set autoencoder_iterations=4 "
-    "--set head_iterations=8 --set evaluate_every=4"
-)
-TINY = FLAGS.split()
-SECONDS = 240
-
-
-def start(folder, *flags):
-    """The driver, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *flags],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "80"},
-        start_new_session=True,
-    )
-
-
-def run(folder, *flags):
-    """The driver's exit code and output."""
-    process = start(folder, *flags)
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    finally:
-        kill(process)
-    return process.returncode, output
-
-
-def kill(process):
-    """SIGKILL to the driver's group and to what it started elsewhere; waits until all are gone."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    # Ray's processes end with their driver.
-    _, left = psutil.wait_procs(family, timeout=20)
-    for one in left:
-        one.kill()
-    return left
-
-
-def wait_for(condition, process):
-    """Until the condition holds; fails if the driver ends before."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def records(folder):
-    paths = (folder / "runs" / "ledger").glob("*/record.json")
-    return {path.parent.name: json.loads(path.read_text()) for path in paths}
-
-
-def mlflow_runs(folder, name="mine"):
-    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(name)
-    return client.search_runs([experiment.experiment_id])
 
 
 def test_a_study_runs_through_to_mlflow_goes_on_and_does_no_fit_twice(tmp_path):
@@ -121,7 +51,7 @@ def test_a_study_runs_through_to_mlflow_goes_on_and_does_no_fit_twice(tmp_path):
     assert len(now) == 6
     assert {key: now[key] for key in done} == done
     assert len(mlflow_runs(tmp_path)) == 1 + 3 + 6
-    assert len({t.digest for t in StudyFolder(tmp_path / "runs", "mine").trials()}) == 3
+    assert len({t.digest for t in StudyFolder(Storage(tmp_path / "runs"), "mine").trials()}) == 3
 
     # Another question under the same name.
     code, output = run(tmp_path, *flags, "--set", "batch_size=4")
@@ -155,11 +85,13 @@ def test_a_study_whose_driver_is_killed_goes_on_where_it_stood(tmp_path):
         assert [e["iteration"] for e in now[key]["history"]] == list(range(4, 41, 4))
     assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
     assert len(mlflow_runs(tmp_path)) == 1 + 2 + 2
-    assert [t.state for t in StudyFolder(tmp_path / "runs", "mine").trials()] == ["finished"] * 2
+    assert [t.state for t in StudyFolder(Storage(tmp_path / "runs"), "mine").trials()] == [
+        "finished"
+    ] * 2
 
 
 def test_an_interrupted_study_closes_its_runs_and_says_how_to_go_on(tmp_path):
-    flags = [*TINY, "--num-trials", "2", "--set", "head_iterations=400"]
+    flags = [*TINY, "--num-trials", "2", "--set", "head_iterations=400", "--no-early-stopping"]
     process = start(tmp_path, *flags)
     try:
         wait_for(lambda: any(r["iteration"] >= 4 for r in records(tmp_path).values()), process)
@@ -169,7 +101,17 @@ def test_an_interrupted_study_closes_its_runs_and_says_how_to_go_on(tmp_path):
         kill(process)
     assert process.returncode == 130, output
     assert "--resume mine" in output
+    assert "Stopping: running fits write a checkpoint." in output
     assert {r.info.status for r in mlflow_runs(tmp_path)} == {"KILLED"}
+    begun = records(tmp_path)
+    # They stand where they were asked to stop, not at their last evaluation.
+    assert any(r["iteration"] % 4 for r in begun.values())
+    assert all(t.state == "begun" for t in StudyFolder(Storage(tmp_path / "runs"), "mine").trials())
+    code, output = run(tmp_path, "--resume", "mine")
+    assert code == 0, output
+    for key, r in records(tmp_path).items():
+        assert [sitting["iteration"] for sitting in r["sittings"]] == [0, begun[key]["iteration"]]
+        assert [e["iteration"] for e in r["history"]] == list(range(4, 405, 4))
 
 
 def test_a_worker_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
@@ -218,7 +160,7 @@ def test_two_drivers_of_one_study_do_not_run_at_once(tmp_path):
     finally:
         kill(process)
     assert code == 2
-    assert "is being run by another process" in output
+    assert "is being run by another driver" in " ".join(output.split())
 
 
 def test_status_and_sync_say_what_is_there(tmp_path):
@@ -235,7 +177,7 @@ def test_status_and_sync_say_what_is_there(tmp_path):
     document = json.loads(command("status", "mine", "--json").stdout)
     assert [t["state"] for t in document["trials"]] == ["finished"]
     (fit,) = document["fits"]
-    assert Ledger(tmp_path / "runs").read(fit["key"]).metrics == fit["metrics"]
+    assert Ledger(Storage(tmp_path / "runs")).read(fit["key"]).metrics == fit["metrics"]
     assert "Best: trial 0" in command("status", "mine").stdout
     assert command("status").stdout == "mine\n"
     uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
@@ -250,7 +192,7 @@ def test_weak_trials_are_stopped_and_never_ranked(tmp_path):
     flags = [*TINY, "--num-trials", "6", "--max-concurrent", "1", "--set", "head_iterations=24"]
     code, output = run(tmp_path, *flags)
     assert code == 0, output
-    trials = StudyFolder(tmp_path / "runs", "mine").trials()
+    trials = StudyFolder(Storage(tmp_path / "runs"), "mine").trials()
     stopped = [t for t in trials if t.state == "stopped"]
     assert stopped
     assert {t.state for t in trials} == {"stopped", "finished"}
