@@ -118,7 +118,7 @@ def _corners(sweep: _Sweep, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     x[-1] = 1.0
     y[2:-1:2] = height
     y[3::2] = height
-    return x, y
+    return x, np.minimum(y, 1.0, out=y)  # rounding alone can leave [0, 1]
 
 
 def _until(x: np.ndarray, y: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +134,8 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Again and again, the chord that is worst (its length times the greatest distance of the curve
     from it) is replaced by two that meet on the curve, at the point that was farthest away.
     """
-    x, y = _evenly(x, y)
+    differs = np.append(True, (np.diff(x) != 0) | (np.diff(y) != 0))
+    x, y = _evenly(x[differs], y[differs])
     if x.size <= POINTS:
         return x, y
     chosen = {0, x.size - 1}

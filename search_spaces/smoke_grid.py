@@ -1,8 +1,8 @@
 """Does the machinery run through for an ablation's cells?
 
 Not a scientific question: the trainings of `search_spaces/smoke.py`, with one part of the method
-left out at a time. A rate in the middle of that search's range takes the place of the default one,
-which is the paper's for larger networks.
+left out at a time. The learning rate is one of that search's range, because the default (DeSTSeg's)
+is above it.
 
 Table: none; Table 12 asks the like at the paper's size. Cost: 3 cells x 1 case = 3 fits of 240
 iterations at 64x64, about 30 s of one core each.

@@ -15,6 +15,9 @@ from study.storage import Storage, StorageError
 from study.tracking import Mirror
 from study.trials import StudyFolder
 
+# Seconds of rest for each second of writing, until the end.
+REST = 4.0
+
 logger = logging.getLogger("study.tracking")
 
 
@@ -28,12 +31,13 @@ class Background:
     """
 
     def __init__(self, config: StudyConfig, journal: Path, seconds: float = 2.0) -> None:
-        self.mirror = Mirror(config)
+        self._stop = threading.Event()
+        # Python runs one thread at a time: what this one takes, Tune's loop does not have.
+        self.mirror = Mirror(config, rest=lambda seconds: self._stop.wait(REST * seconds))
         self.folder = StudyFolder(Storage(config.storage), config.name)
         self.journal, self.seconds = journal, seconds
         self.error: str | None = None
         self._copied = b""
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
 
     def start(self) -> None:

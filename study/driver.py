@@ -34,6 +34,7 @@ RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Heartbeats have no objective.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # It would end the workers before they can write.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # A trial that is stopped may be writing to a slow storage.

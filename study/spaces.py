@@ -147,7 +147,7 @@ class Space:
     def corners(self, names: list[str]) -> list[TrainConfig]:
         """One configuration for each combination of the knobs' extreme values; a grid's cells."""
         if self.is_grid:
-            return list(self.cell_configurations().values())
+            return [config for _, config in self.distinct_cells()]
         combinations = itertools.product(*(self.values_of(name) for name in names))
         return [
             TrainConfig.from_dict({**self.fixed, **dict(zip(names, values, strict=True))})

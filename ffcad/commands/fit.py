@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -168,11 +168,14 @@ def _train(
         with warnings.catch_warnings(), _stop_signals() as caught:
             warnings.simplefilter("ignore", RandomEncoderWarning)  # the command has said it
             announced = _announced(training, checkpoint, console)
-            for last in shown(announced, config, console):
+            for progress in shown(announced, config, console):
+                last = progress
                 if caught:
                     break
             training.close()  # writes the checkpoint
     except KeyboardInterrupt as e:
+        with suppress(KeyboardInterrupt):
+            training.throw(KeyboardInterrupt)  # closed, it would take its time to write
         where = f"interrupted at iteration {last.iteration if last else 0}"
         there = checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
         after = "goes on from its last checkpoint" if there else "begins anew"

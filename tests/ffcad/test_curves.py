@@ -97,7 +97,7 @@ def test_shapes_are_those_of_scikit_learn(levels):
 def test_short_curves_are_kept_as_they_are():
     scores, labels = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
     roc, precision_recall = split_curves(scores, labels, None, None)
-    points = list(dict.fromkeys(zip(roc.x.tolist(), roc.y.tolist(), strict=True)))
+    points = list(zip(roc.x.tolist(), roc.y.tolist(), strict=True))
     assert points == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
     assert precision_recall.x.tolist() == [0, 0.5, 0.5, 1]
     assert precision_recall.y == pytest.approx([1, 1, 2 / 3, 2 / 3])

@@ -20,14 +20,16 @@ def draws(space, n=60):
 
 
 @pytest.mark.parametrize("name", available_spaces())
-def test_every_space_of_the_project_draws_configurations_and_has_a_lab_card(name):
+def test_every_space_of_the_project_gives_configurations_and_has_a_lab_card(name):
     space = load_space(name)
     text = (Path(__file__).parents[2] / "search_spaces" / f"{name}.py").read_text()
     assert space.question.endswith("?")
     assert "Table:" in text
     assert "Cost:" in text
-    for config, _ in draws(space, 20):
-        assert isinstance(config, TrainConfig)
+    if space.is_grid:
+        assert len(space.distinct_cells()) > 1
+    else:
+        assert all(isinstance(config, TrainConfig) for config, _ in draws(space, 20))
 
 
 @pytest.mark.parametrize("name", available_spaces())
@@ -132,6 +134,13 @@ def test_a_space_is_found_by_its_path(tmp_path):
         ("SEARCH = [", "SyntaxError"),
         ("import nosuchthing", "ModuleNotFoundError"),
         ("FIXED = {}", "needs either a dict SEARCH"),
+        ("CELLS = ['a']", "a dict CELLS (name -> knob -> value)"),
+        ("CELLS = {}", "CELLS is empty; give at least one cell"),
+        ("SEARCH = {}\nCELLS = {'a': {}}", "has SEARCH and CELLS; keep one"),
+        (
+            "from study.grids import leave_one_out\nCELLS = leave_one_out({}, {'full': {}})",
+            "ValueError: a cell of `without` is called 'full'",
+        ),
     ],
 )
 def test_a_file_that_is_no_space_is_refused_in_one_line(tmp_path, text, message):
@@ -173,57 +182,122 @@ def test_a_range_with_a_hole_is_searched_around_it():
 
 
 def grid(cells, fixed=None):
-    return checked("grid", "?", {}, fixed or {}, cells=cells)
+    return checked("mine", "?", {}, fixed or {}, cells=cells)
 
 
-CELLS = {
-    "plain": {"global_ratio": 0.0},
-    "default": {"global_ratio": 0.5},
-    "the same": {"global_ratio": 0.5, "ffc_layers": TrainConfig().ffc_layers},
-    "one layer": {"ffc_layers": 1},
-}
+def test_cells_that_are_one_configuration_come_once_with_all_their_names():
+    space = grid(
+        {
+            "T14 default": {},
+            "T14 0": {"global_ratio": 0},
+            "T13 default": {"ffc_layers": 2},
+            # Without a global branch there is no FFC to leave out of the encoder.
+            "T12 none": {"global_ratio": 0.0, "ffc_encoder": False},
+        },
+        {"image_size": 64},
+    )
+    cells = space.cell_configurations()
+    assert list(cells) == list(space.cells)
+    assert {config.image_size for config in cells.values()} == {64}
+    assert space.distinct_cells() == [
+        (("T14 default", "T13 default"), cells["T14 default"]),
+        (("T14 0", "T12 none"), cells["T14 0"]),
+    ]
 
 
-def test_a_grids_cells_are_configurations_and_the_same_one_comes_once():
-    space = grid(CELLS, {"image_size": 64})
-    cells = space.distinct_cells()
-    assert [names for names, _ in cells] == [("plain",), ("default", "the same"), ("one layer",)]
-    assert [config.image_size for _, config in cells] == [64] * 3
-    assert space.corners(["global_ratio"]) == [config for _, config in cells]
-    assert set(space.values_of("global_ratio")) >= {0.0, 0.5}
-    assert space.parameters(cells[0][1])["global_ratio"] == 0.0
-    for _, config in cells:
-        for knob, distribution in space.optuna_distributions().items():
-            assert space.parameters(config)[knob] in distribution.choices
+def test_a_grid_has_the_values_that_its_cells_give_or_leave_and_no_products_of_them():
+    space = grid(
+        {"paper": {}, "small": {"global_ratio": 0.25}, "slow": {"optimizer": "adamw"}},
+        {"batch_size": 4},
+    )
+    assert space.values_of("global_ratio") == [0.5, 0.25]
+    assert space.values_of("batch_size") == [4]
+    assert space.values_of("image_size") == [knobs()["image_size"].default]
+    assert space.never_active("adamw_learning_rate") is None
+    corners = space.corners(["global_ratio", "optimizer"])
+    assert [(c.global_ratio, c.optimizer) for c in corners] == [
+        (0.5, "sgd"), (0.25, "sgd"), (0.5, "adamw"),
+    ]  # fmt: skip
+
+
+def test_optuna_takes_every_cell_of_a_grid():
+    space = grid(
+        {
+            "off": {"hsas": "none", "gradient_clip": None},
+            "on": {"hsas_probability": 1, "gradient_clip": 1},
+        }
+    )
+    distributions = space.optuna_distributions()
+    for config in space.cell_configurations().values():
+        parameters = space.parameters(config)
+        assert list(parameters) == ["hsas", "gradient_clip", "hsas_probability"]
+        trial = optuna.trial.create_trial(params=parameters, distributions=distributions, value=0.5)
+        assert TrainConfig.from_dict({**space.fixed, **trial.params}) == config
+
+
+def test_a_search_has_the_parameters_that_it_draws():
+    space = load_space("smoke")
+    assert space.optuna_distributions() == space.search
+    for config, params in draws(space):
+        assert space.parameters(config) == params
+
+
+def test_a_grid_is_pinned_where_its_cells_leave_it_free():
+    space = load_space("smoke_grid").pinned({"ffc_layers": 1})
+    assert list(space.cells) == list(load_space("smoke_grid").cells)
+    assert {config.ffc_layers for _, config in space.distinct_cells()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"hsas": "1d"},
+            "search space 'mine': 'hsas' cannot be pinned, because cells set it: 'a', 'b'; change",
+        ),
+        ({"batch_size": 4}, "cells set it: '2', '3', '4', '5' and 2 more; change CELLS"),
+        ({"batch_sise": 4}, "unknown knob 'batch_sise'; did you mean 'batch_size'?"),
+    ],
+)
+def test_what_a_cell_sets_cannot_be_pinned(values, message):
+    sizes = {str(size): {"batch_size": size} for size in range(2, 8)}
+    space = grid({"a": {"hsas": "none"}, "b": {"hsas": "2d"}, **sizes})
+    with pytest.raises(SpaceError) as e:
+        space.pinned(values)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(
     ("cells", "fixed", "message"),
     [
-        ({"a": {"ffc_layer": 1}}, {}, r"cell 'a': unknown knob 'ffc_layer'; did you mean"),
-        ({"a": {"ffc_layers": 7}}, {}, r"cell 'a': ffc_layers must be one of 1, 2, 3 but got 7"),
-        ({"a": {"ffc_layers": 1}}, {"ffc_layers": 2}, r"'ffc_layers' is in cell 'a' and in FIXED"),
-        ({"a": 3}, {}, r"CELLS must be name -> \(knob -> value\) but got 'a': 3"),
-        ({"": {}}, {}, r"CELLS must be name -> \(knob -> value\)"),
+        ({"a": {"ffc_layer": 1}}, {}, "cell 'a': unknown knob 'ffc_layer'; did you mean 'ffc_lay"),
+        ({"a": {}, "b": {"ffc_layers": 7}}, {}, "cell 'b': ffc_layers must be one of 1, 2, 3 but"),
+        ({"a": {}, "b": {"global_ratio": 0.01}}, {}, "cell 'b': global_ratio must be 0, or at"),
+        ({"a": {"hsas": "2d"}}, {"hsas": "1d"}, "'hsas' is in cell 'a' and in FIXED; keep one"),
+        ({"a": {}}, {"batch_size": 1}, "search space 'mine': batch_size must be at least 2"),
+        ({"": {}}, {}, "with names that are not empty, but got '': {}"),
+        ({1: {}}, {}, "CELLS must be name -> (knob -> value)"),
+        ({"a": 3}, {}, "but got 'a': 3"),
+        (
+            {"a": {"hsas_probability": 0.1}, "b": {"hsas_probability": 0.2}},
+            {"hsas": "none"},
+            "'hsas_probability' is set by cells but never used, because hsas is never '1d' or",
+        ),
+        (
+            {str(size): {"image_size": size} for size in range(32, 41)},
+            {},
+            "image_size must have at most 8 sizes",
+        ),
     ],
 )
-def test_a_cell_that_is_no_configuration_is_named(cells, fixed, message):
-    with pytest.raises(SpaceError, match=message):
+def test_a_grid_whose_cells_are_no_configurations_is_refused(cells, fixed, message):
+    with pytest.raises(SpaceError) as e:
         grid(cells, fixed)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
 
 
-def test_what_a_cell_sets_cannot_be_pinned():
-    space = grid(CELLS)
-    with pytest.raises(SpaceError, match="'global_ratio' cannot be pinned, because cell 'plain'"):
-        space.pinned({"global_ratio": 0.25})
-    assert space.pinned({"image_size": 32}).distinct_cells()[0][1].image_size == 32
-
-
-def test_cells_and_a_search_exclude_each_other(tmp_path):
-    path = tmp_path / "both.py"
-    path.write_text('SEARCH = {}\nCELLS = {"a": {}}\n')
-    with pytest.raises(SpaceError, match="needs either a dict SEARCH"):
-        load_space(str(path))
-    path.write_text("CELLS = {}\n")
-    with pytest.raises(SpaceError, match="CELLS is empty"):
-        load_space(str(path))
+def test_a_space_is_not_both_searched_and_enumerated():
+    with pytest.raises(SpaceError, match="has SEARCH and CELLS; keep one"):
+        checked("both", "?", {"ffc_layers": IntDistribution(1, 3)}, {}, cells={"a": {}})

@@ -374,6 +374,24 @@ def test_a_configuration_of_a_grid_is_one_run_over_its_trials(tmp_path, database
     assert len(rows) == 2
 
 
+def test_a_grid_that_lacks_a_case_of_a_cell_is_not_finished(tmp_path, database):
+    name = tmp_path.name.replace("_", "-")
+    # Two names of one configuration, which is done once.
+    cells = {"one": {"image_size": 64}, "same": {"image_size": 64}}
+    grid = make_study(tmp_path, name, database, cells=cells)
+    folder, _ = parts(grid)
+    first = {"cases": (Case("wood", 0, "a0"),), "digest": "cell"}
+    folder.write_trial(trial(0, "finished", value=0.4, **first))
+    for number in (1, 2, 3):
+        folder.write_trial(trial(number, "retired"))
+    Mirror(grid).sync(live=False)
+    assert runs(grid)[1]["study", name].info.status == "KILLED"
+    second = {"cases": (Case("wood", 1, "a1"),), "digest": "cell"}
+    folder.write_trial(trial(1, "finished", value=0.5, **second))
+    Mirror(grid).sync(live=False)
+    assert runs(grid)[1]["study", name].info.status == "FINISHED"
+
+
 def test_an_extended_study_keeps_one_run_and_marks_what_it_left_behind(study):
     Mirror(study).sync(live=True)
     folder, _ = parts(study)
@@ -470,6 +488,7 @@ def test_a_server_that_is_away_costs_nothing_but_delay(study, tmp_path):
 def test_four_fits_at_once_lose_no_point_and_write_none_twice(study):
     folder, ledger = parts(study)
     keys, rounds = ["p0", "p1", "p2", "p3"], 25
+    synced_once = threading.Event()
     for number, key in enumerate(keys):
         folder.write_trial(trial(10 + number, "begun", key, ended=None))
 
@@ -483,6 +502,8 @@ def test_four_fits_at_once_lose_no_point_and_write_none_twice(study):
             )
             ledger.write(record)
             time.sleep(0.05)
+            if step == rounds // 2:  # However slow the machine, a second look falls among the rest.
+                synced_once.wait(60)
         ledger.write(dataclasses.replace(record, status="finished", ended=200.0))
 
     mirror = Mirror(study)
@@ -493,6 +514,7 @@ def test_four_fits_at_once_lose_no_point_and_write_none_twice(study):
     while any(thread.is_alive() for thread in threads):
         mirror.sync(live=True)
         synced += 1
+        synced_once.set()
     for number, key in enumerate(keys):
         folder.write_trial(trial(10 + number, "finished", key, value=0.25))
     mirror.sync(live=False)
