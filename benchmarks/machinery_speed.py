@@ -13,11 +13,11 @@ one Ray, two trials at once, worker processes used again:
                records, leases, system samples, and MLflow on SQLite by the background writer
 
 A study makes MLflow's database while Ray starts; here that is done before the clock runs. The
-callback's way has a tenth of the trials, because it takes so long.
+callback's way has a fifth of the trials, because it takes so long.
 
 The first table has the seconds of a whole `fit()` per trial and the medians of the rounds' ratios;
-the second what Tune's loop spends per result in the callback, and what a worker spends per evaluation
-in writing its record.
+the second what Tune's loop spends per result in the callback, and what a worker spends per
+evaluation in writing its record. With --fresh every trial has a process of its own, as on a GPU.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def idle_trial(config: dict[str, Any]) -> None:
         tune.report({**metrics_of(i), "training_share": i / REPORTS})
 
 
-def plain(folder: Path, trials: int, way: str) -> float:
+def plain(folder: Path, trials: int, way: str, fresh: bool) -> float:
     """Seconds of Tune without this project."""
     space = {"ratio": tune.uniform(0.1, 0.75), "rate": tune.loguniform(1e-3, 1.0)}
     callbacks, search = [], None
@@ -158,7 +158,7 @@ def plain(folder: Path, trials: int, way: str) -> float:
         tune_config=tune.TuneConfig(
             num_samples=trials,
             max_concurrent_trials=SLOTS,
-            reuse_actors=True,
+            reuse_actors=not fresh,
             search_alg=search,
         ),
         run_config=tune.RunConfig(
@@ -170,7 +170,7 @@ def plain(folder: Path, trials: int, way: str) -> float:
     return time.perf_counter() - started
 
 
-def study(folder: Path, trials: int) -> float:
+def study(folder: Path, trials: int, fresh: bool) -> float:
     """Seconds of the same by a study."""
     flags = [*FLAGS.split(), "--storage", str(folder), "--num-trials", str(trials)]
     config, space, _ = parse([*flags, "--space", str(SPACE)])
@@ -184,6 +184,7 @@ def study(folder: Path, trials: int) -> float:
         search = make_search(sitting)
         search.__class__ = TimedSearch
         tuner = make_tuner(make_job(sitting), search, plan, str(folder), SLOTS, 0.0, IdleFit)
+        tuner._local_tuner._tune_config.reuse_actors = not fresh
         background = Background(config, journal)
         background.mirror.sync(live=True)
         background.start()
@@ -206,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--fresh", action="store_true", help="a process of its own for each trial")
     given = parser.parse_args()
     SPACE.write_text(
         '"""Idle."""\nfrom optuna.distributions import FloatDistribution\n'
@@ -224,8 +226,11 @@ def main() -> None:
             for way in order if number >= 0 else ("plain", "study"):
                 folder = Path(temporary) / f"{way}-{number}"
                 folder.mkdir()
-                trials = given.trials // 10 if way == "mlflow" else given.trials
-                took = study(folder, trials) if way == "study" else plain(folder, trials, way)
+                trials = given.trials // 5 if way == "mlflow" else given.trials
+                if way == "study":
+                    took = study(folder, trials, given.fresh)
+                else:
+                    took = plain(folder, trials, way, given.fresh)
                 if number >= 0:  # The first round only warms up.
                     seconds[way].append(took / trials)
         ray.shutdown()
@@ -238,7 +243,8 @@ def show(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
     console = Console(width=100)
     versions = ", ".join(f"{p} {version(p)}" for p in ("ray", "optuna", "mlflow"))
     console.print(
-        f"{given.rounds} rounds of {given.trials} trials x {REPORTS} reports x {METRICS} metrics; "
+        f"{given.rounds} rounds of {given.trials} trials x {REPORTS} reports x {METRICS} metrics, "
+        f"{'a fresh process each' if given.fresh else 'processes used again'}; "
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
         f"{platform.python_version()}, {versions}, {date.today()}"
     )

@@ -16,7 +16,7 @@ from study.tracking import Mirror
 from study.trials import StudyFolder
 
 # Seconds of rest for each second of writing, until the end.
-REST = 4.0
+REST = 9.0
 
 logger = logging.getLogger("study.tracking")
 

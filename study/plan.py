@@ -119,13 +119,8 @@ def extended(
     nothing where their fits are finished; the others are retired.
     """
     if space.is_grid:
-        keys = {case.key for _, case in _cell_cases(config, space, inputs)}
-        return [
-            reopened(record, record.cases)
-            if {case.key for case in record.cases} <= keys
-            else dataclasses.replace(record, state=RETIRED)
-            for record in trials
-        ]
+        cells = {case.key: config for config, case in _cell_cases(config, space, inputs)}
+        return [_extended_cell(record, space, cells) for record in trials]
     seen, result = set(), []
     for record in trials:
         configuration = _drawn_again(space, record)
@@ -144,6 +139,20 @@ def extended(
             )
         )
     return result
+
+
+def _extended_cell(record: TrialRecord, space: Space, cells: dict[str, TrainConfig]) -> TrialRecord:
+    """A grid's trial in the changed grid, whose fits' keys and configurations are given."""
+    (case,) = record.cases[:1]
+    if len(record.cases) > 1 or case.key not in cells:
+        return dataclasses.replace(record, state=RETIRED)
+    configuration = cells[case.key]
+    return dataclasses.replace(
+        reopened(record, record.cases),
+        drawn=space.parameters(configuration),
+        configuration=configuration.to_dict(),
+        digest=configuration.digest(),
+    )
 
 
 def _drawn_again(space: Space, record: TrialRecord) -> TrainConfig | None:
