@@ -215,7 +215,10 @@ def _log(folder: StudyFolder) -> Iterator[None]:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            handler.close()
+            # What is still said has nowhere to go; without a handler it would go to the console.
+            logging.getLogger().addHandler(logging.NullHandler())
+            with suppress(OSError):  # A full disk: said already.
+                handler.close()
             if not local:
                 with suppress(StorageError):
                     folder.storage.upload(path, folder.log)
