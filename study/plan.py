@@ -1,6 +1,7 @@
 """What a study still has to do, from what is on its storage; before Ray starts."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 from optuna.trial import FixedTrial
@@ -158,8 +159,11 @@ def _extended_cell(record: TrialRecord, space: Space, cells: dict[str, TrainConf
 def _drawn_again(space: Space, record: TrialRecord) -> TrainConfig | None:
     """The configuration of a trial in another space; None if that cannot draw it."""
     try:
-        configuration = space.draw(FixedTrial(record.drawn))
-    except (ConfigError, ValueError):  # a knob that was not drawn, a value out of range
+        with warnings.catch_warnings():
+            # Of a value that is out of range Optuna only warns.
+            warnings.simplefilter("error", UserWarning)
+            configuration = space.draw(FixedTrial(record.drawn))
+    except (ConfigError, UserWarning, ValueError):  # ValueError: a knob that was not drawn
         return None
     return configuration if space.parameters(configuration) == record.drawn else None
 

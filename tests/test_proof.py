@@ -33,6 +33,13 @@ def test_make_study_in_a_fresh_clone_ends_within_five_minutes_of_its_installatio
     assert seconds < 300
 
 
+def test_twenty_kills_lose_nothing():
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "20"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing was lost, done twice or left open." in done.stdout
+
+
 def test_each_stage_computes_only_what_it_trains():
     command = [sys.executable, str(ROOT / "benchmarks" / "stage_cost.py"), "--rounds", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
