@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +94,6 @@ class Study:
             del flags[i : i + 2]
         script = str(ROOT / "study" / "run.py")
         self.command = [sys.executable, script, "--space", str(space), *flags]
-        # Undisturbed and killed studies have their own images, so that none profits of another.
         self.environment = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
 
     def start(self) -> subprocess.Popen:
@@ -231,6 +231,7 @@ def open_in_optuna(study: Study) -> list[str]:
 def alone(study: Study) -> dict[str, dict]:
     """Each fit of a study trained again in this process, without Ray, ledger or kills."""
     from ffcad.config import TrainConfig
+    from ffcad.encoder_weights import RandomEncoderWarning
     from ffcad.training import train
     from study.config import StudyConfig
     from study.inputs import load_data
@@ -238,6 +239,7 @@ def alone(study: Study) -> dict[str, dict]:
     document = json.loads((study.folder / "runs" / "studies" / NAME / "study.json").read_text())
     config = StudyConfig.from_dict(document["study"])
     torch.set_num_threads(config.cpus_per_trial)
+    warnings.simplefilter("ignore", RandomEncoderWarning)
     result = {}
     for key, record in study.records().items():
         configuration = TrainConfig.from_dict(record["configuration"])

@@ -130,12 +130,13 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
             values[name] = getattr(configuration([setting]), name)
     if "encoder_weights" in given:
         values["encoder_weights"] = given.pop("encoder_weights")
-    weights = values.get("encoder_weights")
+    # A space's own file of weights is seen from here, too, and workers may be elsewhere.
+    weights = values.get("encoder_weights", space.fixed.get("encoder_weights"))
     if weights not in (None, "random", "torchvision"):
         path = Path(weights).expanduser().resolve()
         if not path.is_file():
             raise StudyError(
-                f"--encoder-weights {weights!r} is no file; give random, torchvision or a file"
+                f"encoder weights {weights!r} are no file; give random, torchvision or a file"
             )
         values["encoder_weights"] = str(path)
     return space.pinned(values)

@@ -97,7 +97,7 @@ def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage
         ("--data mvtec", "--data mvtec needs --data-root"),
         ("--data mvtec --data-root nowhere", "--data-root 'nowhere' is no folder"),
         ("--textures nowhere", "--textures 'nowhere' is no folder"),
-        ("--encoder-weights nowhere.pth", "--encoder-weights 'nowhere.pth' is no file"),
+        ("--encoder-weights nowhere.pth", "encoder weights 'nowhere.pth' are no file"),
         ("--select-on test", "invalid choice: 'test'"),
         ("--objective report_pixel_ap", "invalid choice: 'report_pixel_ap'"),
         ("--gpus-per-trial 1.5", "--gpus-per-trial above 1 must be a whole number but got 1.5"),
