@@ -8,6 +8,7 @@ Checkpoint and record are on the storage before anything of them is told, so a k
 loses at most one evaluation interval.
 """
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -226,6 +227,11 @@ class Fit:
                                 self.ledger.keep(self.case.key, folder / name)
                         self._write(status=FINISHED, ended=time.time(), error=None)
                 yield progress
+        except LeaseLost as e:
+            # To close it would write a checkpoint beside the new holder's.
+            with contextlib.suppress(LeaseLost):
+                training.throw(e)
+            raise
         except GeneratorExit:
             training.close()  # Writes a checkpoint.
             if progress is not None and progress.iteration > self.record.iteration:

@@ -8,7 +8,7 @@ import pytest
 
 from ffcad.predictor import Predictor
 from study.fits import Fit
-from study.leases import current_holder
+from study.leases import LeaseLost, current_holder
 from study.ledger import CHECKPOINT, PICTURES, Ledger
 from study.storage import Storage
 
@@ -262,3 +262,23 @@ def test_rungs_begin_after_the_latest_change_of_stage(job, first_fit, make_job, 
     assert job.rungs == 2
     assert [job.rung(configuration, i) for i in (2, 4, 6)] == [0, 1, 2]
     assert make_job(tmp_path, "--seeds 0,1,2").rungs == 3
+
+
+def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(first_fit, make_job, tmp_path):
+    job = make_job(tmp_path)
+    configuration, case = first_fit(job)
+    run = Fit(job, 0, configuration, case).run()
+    while next(run).iteration < 4:
+        pass
+    folder, storage = folder_of(job, case), Storage(tmp_path)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
+    # Another worker takes the next number; the heartbeat would notice it within seconds.
+    assert storage.create(f"ledger/{case.key}/lease-000002.json", b"{}")
+    for thread in threading.enumerate():
+        if thread.name == "lease":
+            thread._target.__self__._wake.set()
+            assert thread._target.__self__.lost.wait(10)
+    with pytest.raises(LeaseLost, match="was taken over by another process"):
+        next(run)
+    after = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
+    assert after == before
