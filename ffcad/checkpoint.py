@@ -105,11 +105,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         UnreadableCheckpoint: if the file is missing, truncated, or not a checkpoint of this format.
+        OSError, MemoryError: if it is the machine that cannot read it now.
     """
     if not Path(path).is_file():
         raise UnreadableCheckpoint(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
     except Exception as e:  # whatever a truncated or foreign file makes torch raise
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise UnreadableCheckpoint(f"{path} cannot be read as a checkpoint: {reason}") from e

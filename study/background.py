@@ -27,15 +27,23 @@ class Background:
     Args:
         config: the study.
         journal: file of Optuna's study.
+        lost: set when another driver has taken the study over; nothing is written from then on.
         seconds: between two rounds.
     """
 
-    def __init__(self, config: StudyConfig, journal: Path, seconds: float = 2.0) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        journal: Path,
+        lost: threading.Event | None = None,
+        seconds: float = 2.0,
+    ) -> None:
         self._stop = threading.Event()
         # Python runs one thread at a time: what this one takes, Tune's loop does not have.
         self.mirror = Mirror(config, rest=lambda seconds: self._stop.wait(REST * seconds))
         self.folder = StudyFolder(Storage(config.storage), config.name)
         self.journal, self.seconds = journal, seconds
+        self.lost = lost or threading.Event()
         self.error: str | None = None
         self._copied = b""
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
@@ -64,6 +72,8 @@ class Background:
         self._round(live=False)
 
     def _round(self, live: bool) -> None:
+        if self.lost.is_set():
+            return
         if live:
             self._copy_journal()
         try:
@@ -77,7 +87,7 @@ class Background:
 
     def _copy_journal(self) -> None:
         """A copy that ends with a whole line, whatever is being appended."""
-        with contextlib.suppress(FileNotFoundError, StorageError):
+        with contextlib.suppress(OSError, StorageError):
             whole = self.journal.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]
             if whole and whole != self._copied:

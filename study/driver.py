@@ -87,7 +87,7 @@ def run_study(
             from study.tuning import Sitting, tune_study
         _silence_console()
         journal = journal_path(config)
-        background = Background(config, journal)
+        background = Background(config, journal, lease.lost)
         background.start()
         exhausted, unwritten = False, None
         try:
@@ -98,9 +98,11 @@ def run_study(
             console.print("Ended at once.", style="yellow")
         finally:
             unwritten = background.finish(MLFLOW_SECONDS)
-            with suppress(StorageError):  # Said already, or by what comes next.
+            # What fails here was said already, or is by what comes next.
+            with suppress(OSError, StorageError):
                 write_journal(space, folder.trials(), journal)
-                storage.upload(journal, folder.journal)
+                if not lease.lost.is_set():
+                    storage.upload(journal, folder.journal)
         return _show(config, folder, plan, exhausted, unwritten, console)
 
 

@@ -23,8 +23,7 @@ import torch
 from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint, previous_checkpoint
 from ffcad.config import ConfigError, TrainConfig
 from ffcad.curves import curves_picture, curves_table, split_curves
-from ffcad.datasets import CategoryData, DataError, Textures, load_textures
-from ffcad.encoder_weights import WeightsError
+from ffcad.datasets import CategoryData, Textures, load_textures
 from ffcad.metrics import MetricError
 from ffcad.pictures import case_sheet
 from ffcad.predictor import predict
@@ -49,19 +48,20 @@ from study.trials import Case
 # Seconds between two tries to get a fit that another worker is at.
 WAIT_SECONDS = 1.0
 PICTURE_ROWS = 2
-# What a configuration, or a file that belongs to it, does on every machine: not tried again.
+# What a configuration does on every machine: not tried again. Images and weights are not among
+# it, because the driver has read them: it is this machine that cannot.
 HOPELESS = (
     CheckpointError,
     ConfigError,
-    DataError,
     MemoryError,
     MetricError,
     NonFiniteLoss,
-    WeightsError,
     torch.OutOfMemoryError,
 )
+# What torch says, as a plain RuntimeError, when a CPU's memory does not suffice.
+NO_MEMORY = "DefaultCPUAllocator"
 # Of a disk, not of a configuration: nothing that follows could be kept either.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # What a fit that goes on keeps of its record.
 KEPT = (
     "metrics",
@@ -202,7 +202,7 @@ class Fit:
             lease.check()
             error = " ".join(f"{type(e).__name__}: {e}".split())[:500]
             self._write(error=error, system=sampler.samples())
-            if not isinstance(e, HOPELESS):
+            if not isinstance(e, HOPELESS) and NO_MEMORY not in error:
                 # A machine's trouble: Tune tries again; the record tells why if that fails too.
                 raise
             self._write(status=FAILED, ended=time.time())
@@ -235,6 +235,7 @@ class Fit:
         except GeneratorExit:
             training.close()  # Writes a checkpoint.
             if progress is not None and progress.iteration > self.record.iteration:
+                lease.check()
                 self.ledger.keep(self.case.key, checkpoint)
                 self._write(
                     iteration=progress.iteration,
@@ -258,11 +259,13 @@ class Fit:
         except UnreadableCheckpoint as e:
             self._note(f"{e}; the fit was begun anew")
             for path in (checkpoint, previous_checkpoint(checkpoint)):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(path.with_name(f"{path.name}.unreadable"))
             training = begin()
             first = next(training)
         if first.note:
             self._note(first.note)
+            self.ledger.restore_previous(self.case.key)
         sittings = [*self.record.sittings]
         sittings[-1] = {**sittings[-1], "iteration": first.resumed_at}
         self._write(

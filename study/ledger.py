@@ -145,12 +145,6 @@ class Ledger:
         # Not `dataclasses.asdict`, whose copy of a long history takes longer than writing it.
         write_document(self.storage, name, vars(record))
 
-    def set_aside(self, key: str) -> None:
-        """Keeps an unreadable record beside the one that will replace it."""
-        name = f"{self.folder(key)}/{RECORD}"
-        self.storage.copy(name, f"{name}.unreadable")
-        self.storage.delete(name)
-
     @contextlib.contextmanager
     def working_folder(self, key: str) -> Iterator[Path]:
         """A local folder for the files of a fit that is worked at.
@@ -192,6 +186,17 @@ class Ledger:
         self.storage.upload(path, name)
         if path.name == CHECKPOINT and not previous.is_file():
             self.storage.delete(f"{self.folder(key)}/{previous.name}")
+
+    def restore_previous(self, key: str) -> None:
+        """Puts the checkpoint before the last one into its place on an object store, where the
+        last one turned out to be unreadable; in a folder the next writing does so."""
+        if self.storage.local:
+            return
+        from ffcad.checkpoint import previous_checkpoint
+
+        previous = previous_checkpoint(Path(CHECKPOINT)).name
+        with contextlib.suppress(FileNotFoundError):
+            self.storage.copy(f"{self.folder(key)}/{previous}", f"{self.folder(key)}/{CHECKPOINT}")
 
     def keep_best(self, key: str) -> None:
         """Keeps the present checkpoint as the best one."""

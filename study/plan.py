@@ -90,7 +90,7 @@ def make_plan(
         f"{why}; {what}"
         for why, what in _rebuild(config, space, inputs, ledger, trials, unreadable)
     ]
-    trials = [record.tried_again() for record in trials]
+    trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
     for i, record in enumerate(trials):
         if record.state == FINISHED:
             fits, wrong = ledger.read_all([case.key for case in record.cases])
@@ -102,6 +102,19 @@ def make_plan(
         trials += _missing_cells(config, space, inputs, trials)
     trials.sort(key=lambda record: record.number)
     return Plan(trials, None if space.is_grid else config.num_trials, tuple(notes))
+
+
+def _with_weights_here(record: TrialRecord, space: Space, inputs: Inputs) -> TrialRecord:
+    """The trial with the file of the encoder's weights where it is now, if it has moved."""
+    weights = space.fixed.get("encoder_weights")
+    if record.state == RETIRED or weights is None:
+        return record
+    if record.configuration["encoder_weights"] in inputs.weights:
+        return record
+    configuration = TrainConfig.from_dict({**record.configuration, "encoder_weights": weights})
+    return dataclasses.replace(
+        record, configuration=configuration.to_dict(), digest=configuration.digest()
+    )
 
 
 def reopened(record: TrialRecord, cases: tuple[Case, ...]) -> TrialRecord:
@@ -193,7 +206,10 @@ def _rebuild(
 
 def _trial_of(config: StudyConfig, space: Space, inputs: Inputs, fit: FitRecord) -> TrialRecord:
     """The trial that a fit was done for, begun again."""
-    configuration = TrainConfig.from_dict(fit.configuration)
+    values, weights = fit.configuration, space.fixed.get("encoder_weights")
+    if values["encoder_weights"] not in inputs.weights and weights is not None:
+        values = {**values, "encoder_weights": weights}
+    configuration = TrainConfig.from_dict(values)
     cases = cases_of(config, inputs, configuration)
     if space.is_grid:
         cases = tuple(case for case in cases if case.key == fit.key)

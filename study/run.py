@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         print("Nothing finished is lost. Mend that, then give the same command.", file=sys.stderr)
         return 4
+    except OSError as e:  # of this machine's own disk
+        print(f"error: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)
+        return 4 if started else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

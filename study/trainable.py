@@ -12,7 +12,7 @@ from ray import tune
 from ffcad.config import TrainConfig
 from study.fits import Fit, Job
 from study.leases import Follower
-from study.ledger import BEGUN, FAILED
+from study.ledger import BEGUN, FAILED, FINISHED
 from study.search import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
 from study.storage import Storage, StorageError
 from study.trials import Case
@@ -96,7 +96,7 @@ def _fit_and_report(fit: Fit, watch: DriverWatch, before: int, cases: int) -> No
         before: cases that the trial has finished.
         cases: of the trial.
     """
-    job, last_report, passed = fit.job, time.monotonic(), 0
+    last_report, passed = time.monotonic(), 0
     # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
     with contextlib.closing(fit.run()) as run:
         for progress in run:
@@ -105,16 +105,26 @@ def _fit_and_report(fit: Fit, watch: DriverWatch, before: int, cases: int) -> No
             done = progress.iteration / progress.iterations if progress else 0.0
             alive = {FRACTION: (before + done) / cases}
             if cases == 1 and progress and progress.metrics is not None:
-                # All rungs so far: Ray has forgotten those that an earlier sitting passed.
-                for entry in fit.record.history:
-                    rung = job.rung(fit.configuration, entry["iteration"])
-                    if rung > passed:
-                        passed = rung
-                        value = entry[job.study.objective]
-                        tune.report({**alive, OBJECTIVE: value, RUNG: rung, FINAL: False})
-                        last_report = time.monotonic()
+                passed, last_report = _report_rungs(fit, passed, alive), time.monotonic()
             if time.monotonic() - last_report > HEARTBEAT_SECONDS:
                 tune.report(alive)
                 last_report = time.monotonic()
             if watch.is_over():
                 return
+    if cases == 1 and fit.record.status == FINISHED:
+        # One that was finished before passes its rungs too, so that all trials have them.
+        _report_rungs(fit, passed, {FRACTION: 1.0})
+
+
+def _report_rungs(fit: Fit, passed: int, alive: dict[str, float]) -> int:
+    """Reports the rungs after the last one that was passed, but the end; returns the last one now.
+
+    From the record: Ray has forgotten those of an earlier sitting.
+    """
+    for entry in fit.record.history:
+        rung = fit.job.rung(fit.configuration, entry["iteration"])
+        if passed < rung and entry["iteration"] < fit.record.iterations:
+            passed = rung
+            value = entry[fit.job.study.objective]
+            tune.report({**alive, OBJECTIVE: value, RUNG: rung, FINAL: False})
+    return passed

@@ -199,7 +199,8 @@ def _stopping_on_signals(
 
 @contextmanager
 def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
-    """Ends the sitting when another driver has taken the study over, thinking this one dead."""
+    """Ends the sitting when another driver has taken the study over, thinking this one dead; and
+    tells the workers to leave off when nothing can be kept any more."""
     over = threading.Event()
 
     def watch() -> None:
@@ -207,6 +208,9 @@ def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
             if lease.lost.is_set():
                 search.fatal = "another driver took this study over, or the storage was away"
                 search.stopping.set()
+                return
+            if search.fatal:
+                lease.say(stopping=True)
                 return
 
     thread = threading.Thread(target=watch, name="driver-lease", daemon=True)

@@ -131,6 +131,7 @@ def test_a_worker_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
     (record,) = records(tmp_path).values()
     assert record["status"] == "finished"
     assert [e["iteration"] for e in record["history"]] == list(range(4, 41, 4))
+    assert [s["iteration"] >= 8 for s in record["sittings"]] == [False, True]
 
 
 def test_a_configuration_that_cannot_work_fails_once_and_the_study_goes_on(tmp_path):
