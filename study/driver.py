@@ -94,6 +94,10 @@ def run_study(
             if plan.left:
                 sitting = Sitting(config, space, inputs, folder, lease, plan, journal)
                 exhausted = tune_study(sitting, console)
+                if exhausted:
+                    document = {**folder.read_document(), "exhausted": True}
+                    folder.write_document(document)
+                    background.mirror.builder.document = document
         except KeyboardInterrupt:
             console.print("Ended at once.", style="yellow")
         finally:
@@ -131,6 +135,7 @@ def open_study(
                 folder.write_trial(record)
             said = {"when": time.time(), "differences": lines}
             document["extended"] = [*document.get("extended", []), said]
+    document.pop("exhausted", None)  # The space: this sitting will find out.
     asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
     folder.write_document(asked)
 

@@ -125,7 +125,8 @@ class ContentBuilder:
         if groups:
             known = [rows[g.first.digest] for g in groups if g.first.digest in rows]
             documents["results.csv"] = _table(known)
-        done = len(decided) == len(current) and len(current) >= self._wanted_trials
+        enough = len(current) >= self._wanted_trials or self.document.get("exhausted", False)
+        done = len(decided) == len(current) and enough
         return RunContent(
             level="study",
             identity=self.config.name,

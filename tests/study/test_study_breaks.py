@@ -38,6 +38,7 @@ def grid(tmp_path):
     return [*TINY, "--space", str(path)]
 
 
+@pytest.mark.timeout(1500)
 def test_three_kills_lose_nothing():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "3"],

@@ -152,6 +152,7 @@ def test_a_configuration_that_cannot_work_fails_once_and_the_study_goes_on(tmp_p
     for r in mlflow_runs(tmp_path):
         statuses[r.data.tags["level"]].add(r.info.status)
     assert statuses["fit"] == statuses["configuration"] == {"FINISHED", "FAILED"}
+    assert statuses["study"] == {"FINISHED"}
 
 
 def test_two_drivers_of_one_study_do_not_run_at_once(tmp_path):
