@@ -60,7 +60,7 @@ from study.plan import make_plan
 from study.search import OptunaSearch
 from study.storage import Storage
 from study.trials import StudyFolder
-from study.tuning import Sitting, make_job, make_search, make_tuner, start_ray
+from study.tuning import Sitting, make_context, make_search, make_tuner, start_ray
 
 REPORTS, METRICS, SLOTS = 20, 20, 2
 FLAGS = (
@@ -183,7 +183,7 @@ def study(folder: Path, trials: int, fresh: bool) -> float:
         sitting = Sitting(config, space, inputs, documents, lease, plan, journal)
         search = make_search(sitting)
         search.__class__ = TimedSearch
-        tuner = make_tuner(make_job(sitting), search, plan, str(folder), SLOTS, 0.0, IdleFit)
+        tuner = make_tuner(make_context(sitting), search, plan, str(folder), SLOTS, 0.0, IdleFit)
         tuner._local_tuner._tune_config.reuse_actors = not fresh
         background = Background(config, journal)
         background.mirror.sync(live=True)

@@ -1,6 +1,6 @@
 """One fit against the ledger, from wherever it stands: no Ray, no MLflow.
 
-    fit = Fit(job, trial_number, configuration, case)
+    fit = Fit(context, trial_number, configuration, case)
     for progress in fit.run():
         print(fit.record.status, fit.record.iteration)
 
@@ -14,7 +14,6 @@ import errno
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from ffcad.metrics import MetricError
 from ffcad.pictures import case_sheet
 from ffcad.predictor import predict
 from ffcad.training import HEAD, METHOD_VERSION, NonFiniteLoss, Progress, train
-from study.config import StudyConfig
-from study.inputs import Inputs, load_data
+from study.context import StudyContext
+from study.inputs import load_data
 from study.leases import Lease, LeaseLost, Waiter, describe
 from study.ledger import (
     BEGUN,
@@ -80,36 +79,11 @@ KEPT = (
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every trial of a study has in common; small, and pickled once.
-
-    Attributes:
-        study: with absolute paths.
-        inputs: digests that the worker's own data must agree with.
-        last_stage_change: the latest iteration, of all configurations, at which stage two begins.
-        rungs: of a whole trial.
-        environment: of the driver: git revision and whether the tree was dirty.
-        driver: the driver's lease, whose end is the workers' end too.
-    """
-
-    study: StudyConfig
-    inputs: Inputs
-    last_stage_change: int
-    rungs: int
-    environment: dict[str, Any]
-    driver: str | None = None
-
-    def rung(self, config: TrainConfig, iteration: int) -> int:
-        """Evaluations since the latest possible change of stage; 0 or less before it."""
-        return (iteration - self.last_stage_change) // config.evaluate_every
-
-
 class Fit:
     """A configuration on a case, as a worker does it.
 
     Args:
-        job: the study's.
+        context: the study's.
         trial: the number of the fit's trial.
         configuration: what is trained.
         case: on what.
@@ -118,9 +92,16 @@ class Fit:
         record: as it stands; what it says is on the storage.
     """
 
-    def __init__(self, job: Job, trial: int, configuration: TrainConfig, case: Case) -> None:
-        self.job, self.trial, self.configuration, self.case = job, trial, configuration, case
-        self.ledger = Ledger(Storage(job.study.storage))
+    def __init__(
+        self, context: StudyContext, trial: int, configuration: TrainConfig, case: Case
+    ) -> None:
+        self.context, self.trial, self.configuration, self.case = (
+            context,
+            trial,
+            configuration,
+            case,
+        )
+        self.ledger = Ledger(Storage(context.study.storage))
         self.record = self._fresh()
 
     def run(self) -> Iterator[Progress | None]:
@@ -137,7 +118,7 @@ class Fit:
             StorageError: if the storage fails.
             LeaseLost: if another worker took the fit over, thinking this one dead.
         """
-        who = {"study": self.job.study.name, "trial": self.trial}
+        who = {"study": self.context.study.name, "trial": self.trial}
         waiter = Waiter(self.ledger.storage, self.ledger.folder(self.case.key), who)
         lease = None
         while not self._is_finished():
@@ -182,7 +163,7 @@ class Fit:
             "began": time.time(),
             "iteration": self.record.iteration,
             "host": self.record.environment["host"],
-            "study": self.job.study.name,
+            "study": self.context.study.name,
         }
         self.record = dataclasses.replace(self.record, sittings=[*self.record.sittings, sitting])
         self.ledger.write(self.record)
@@ -246,7 +227,7 @@ class Fit:
 
     def _training(self, data: CategoryData, checkpoint: Path) -> Iterator[Progress]:
         """The training from its last good checkpoint, or from the beginning."""
-        textures = _textures(self.job, self.configuration)
+        textures = _textures(self.context, self.configuration)
 
         def begin() -> Iterator[Progress]:
             return train(
@@ -302,9 +283,9 @@ class Fit:
     def _keep_best(self, progress: Progress) -> int | None:
         """Keeps the checkpoint of the best evaluation of stage two, where that is asked for."""
         best = self.record.best_iteration
-        if self.job.study.log_checkpoints != "best" or progress.stage != HEAD:
+        if self.context.study.log_checkpoints != "best" or progress.stage != HEAD:
             return best
-        values = {e["iteration"]: e[self.job.study.objective] for e in progress.history}
+        values = {e["iteration"]: e[self.context.study.objective] for e in progress.history}
         if best is not None and values[progress.iteration] <= values.get(best, -1.0):
             return best
         self.ledger.keep_best(self.case.key)
@@ -344,14 +325,14 @@ class Fit:
 
     def _data(self) -> CategoryData:
         """The case's images, which must be the driver's."""
-        job, size = self.job, self.configuration.image_size
-        if job.inputs.method_version != METHOD_VERSION:
+        context, size = self.context, self.configuration.image_size
+        if context.inputs.method_version != METHOD_VERSION:
             raise RuntimeError(
                 f"this worker has method version {METHOD_VERSION}, the driver "
-                f"{job.inputs.method_version}; install the same code on every machine"
+                f"{context.inputs.method_version}; install the same code on every machine"
             )
-        data = load_data(job.study, self.case.category, size)
-        if data.digest != job.inputs.data[f"{self.case.category}@{size}"]:
+        data = load_data(context.study, self.case.category, size)
+        if data.digest != context.inputs.data[f"{self.case.category}@{size}"]:
             raise RuntimeError(
                 f"this worker's files of {self.case.category} are not the driver's; --data-root "
                 "must hold the same on every machine"
@@ -360,25 +341,25 @@ class Fit:
 
     def _fresh(self) -> FitRecord:
         """The record of a fit that nobody began."""
-        job, configuration, case = self.job, self.configuration, self.case
+        context, configuration, case = self.context, self.configuration, self.case
         return FitRecord(
             key=case.key,
             status=BEGUN,
-            study=job.study.name,
+            study=context.study.name,
             trial=self.trial,
             configuration=configuration.to_dict(),
             digest=configuration.digest(),
             category=case.category,
             seed=case.seed,
-            select_on=job.study.select_on,
+            select_on=context.study.select_on,
             inputs={
-                "data": job.inputs.data[f"{case.category}@{configuration.image_size}"],
-                "textures": job.inputs.textures.get(str(configuration.image_size)),
-                "weights": job.inputs.weights[configuration.encoder_weights],
-                "method_version": job.inputs.method_version,
+                "data": context.inputs.data[f"{case.category}@{configuration.image_size}"],
+                "textures": context.inputs.textures.get(str(configuration.image_size)),
+                "weights": context.inputs.weights[configuration.encoder_weights],
+                "method_version": context.inputs.method_version,
             },
             iterations=configuration.iterations,
-            environment={**job.environment, **worker_environment()},
+            environment={**context.environment, **worker_environment()},
             began=time.time(),
         )
 
@@ -396,7 +377,7 @@ def _counts(data: CategoryData) -> dict[str, int]:
     return {name: len(getattr(data, name).images) for name in ("train", "select", "report")}
 
 
-def _textures(job: Job, configuration: TrainConfig) -> Textures | None:
-    if job.study.textures is None:
+def _textures(context: StudyContext, configuration: TrainConfig) -> Textures | None:
+    if context.study.textures is None:
         return None
-    return load_textures(Path(job.study.textures), configuration.image_size)
+    return load_textures(Path(context.study.textures), configuration.image_size)

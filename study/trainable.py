@@ -10,7 +10,8 @@ import torch
 from ray import tune
 
 from ffcad.config import TrainConfig
-from study.fits import Fit, Job
+from study.context import StudyContext
+from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
 from study.search import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
@@ -21,7 +22,7 @@ from study.trials import Case
 HEARTBEAT_SECONDS, LOOK_SECONDS = 3.0, 1.0
 
 
-def run_trial(config: dict[str, Any], job: Job, make_fit: type[Fit] = Fit) -> None:
+def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit] = Fit) -> None:
     """Ray's function trainable: fits a configuration on its cases and reports to Tune.
 
     Reports the mean objective of the cases finished so far, at whole cases; where there is one
@@ -31,17 +32,17 @@ def run_trial(config: dict[str, Any], job: Job, make_fit: type[Fit] = Fit) -> No
     Args:
         config: {'configuration': every knob, 'cases': each as a dict, 'trial_number': its
             record's}.
-        job: the study's.
+        context: the study's.
         make_fit: what does a fit; one that trains nothing shows what all the rest costs.
     """
     os.environ.pop("MLFLOW_RUN_ID", None)  # Would override the parents of nested runs.
-    torch.set_num_threads(job.study.cpus_per_trial)
+    torch.set_num_threads(context.study.cpus_per_trial)
     configuration = TrainConfig.from_dict(config["configuration"])
     cases = [Case(**case) for case in config["cases"]]
-    watch = DriverWatch(job)
+    watch = DriverWatch(context)
     scores: list[float] = []
     for case in cases:
-        fit = make_fit(job, config["trial_number"], configuration, case)
+        fit = make_fit(context, config["trial_number"], configuration, case)
         try:
             _fit_and_report(fit, watch, len(scores), len(cases))
         except StorageError as e:
@@ -54,12 +55,12 @@ def run_trial(config: dict[str, Any], job: Job, make_fit: type[Fit] = Fit) -> No
         if record.status == BEGUN:
             tune.report({INTERRUPTED: True, FINAL: True})
             return
-        scores.append(record.metrics[job.study.objective])
+        scores.append(record.metrics[context.study.objective])
         final = len(scores) == len(cases)
         tune.report(
             {
                 OBJECTIVE: fmean(scores),
-                RUNG: job.rungs if final else len(scores),
+                RUNG: context.rungs if final else len(scores),
                 FINAL: final,
                 FRACTION: len(scores) / len(cases),
             }
@@ -70,11 +71,11 @@ class DriverWatch:
     """Tells a worker when to leave off: its driver was asked to end, or is no more.
 
     Args:
-        job: with the driver's lease.
+        context: with the driver's lease.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._follower = job.driver and Follower(Storage(job.study.storage), job.driver)
+    def __init__(self, context: StudyContext) -> None:
+        self._follower = context.driver and Follower(Storage(context.study.storage), context.driver)
         self._looked, self._over = time.monotonic(), False
 
     def is_over(self) -> bool:
@@ -122,9 +123,9 @@ def _report_rungs(fit: Fit, passed: int, alive: dict[str, float]) -> int:
     From the record: Ray has forgotten those of an earlier sitting.
     """
     for entry in fit.record.history:
-        rung = fit.job.rung(fit.configuration, entry["iteration"])
+        rung = fit.context.rung(fit.configuration, entry["iteration"])
         if passed < rung and entry["iteration"] < fit.record.iterations:
             passed = rung
-            value = entry[fit.job.study.objective]
+            value = entry[fit.context.study.objective]
             tune.report({**alive, OBJECTIVE: value, RUNG: rung, FINAL: False})
     return passed

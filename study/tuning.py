@@ -22,7 +22,8 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.console import ProgressLine, Snapshot
-from study.fits import Fit, Job
+from study.context import StudyContext
+from study.fits import Fit
 from study.inputs import Inputs, cases_of
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
@@ -80,8 +81,8 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
     plan, files = sitting.plan, tempfile.mkdtemp(prefix="ffcad-tune-")
     try:
         slots, gpus = concurrency(sitting.config, ray.cluster_resources())
-        job, search = make_job(sitting), make_search(sitting)
-        tuner = make_tuner(job, search, plan, _tune_path(sitting, files), slots, gpus)
+        context, search = make_context(sitting), make_search(sitting)
+        tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
         console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
         cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
         with (
@@ -99,9 +100,9 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
         shutil.rmtree(files, ignore_errors=True)
 
 
-def make_job(sitting: Sitting) -> Job:
+def make_context(sitting: Sitting) -> StudyContext:
     """What the workers of a study need to know."""
-    return Job(
+    return StudyContext(
         study=sitting.config,
         inputs=sitting.inputs,
         last_stage_change=max(sitting.space.values_of("autoencoder_iterations")),
@@ -126,7 +127,7 @@ def make_search(sitting: Sitting) -> OptunaSearch:
 
 
 def make_tuner(
-    job: Job,
+    context: StudyContext,
     search: OptunaSearch,
     plan: Plan,
     storage_path: str,
@@ -137,7 +138,7 @@ def make_tuner(
     """Tune's part of the study.
 
     Args:
-        job: what its workers need to know.
+        context: what its workers need to know.
         search: suggests configurations.
         plan: what is left to do.
         storage_path: where Ray keeps its own files while it runs.
@@ -145,13 +146,15 @@ def make_tuner(
         gpus: of each.
         make_fit: what does a fit.
     """
-    stops = job.study.early_stopping and plan.wanted is not None
-    resources = {"cpu": job.study.cpus_per_trial, "gpu": gpus}
+    stops = context.study.early_stopping and plan.wanted is not None
+    resources = {"cpu": context.study.cpus_per_trial, "gpu": gpus}
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, job=job, make_fit=make_fit), resources),
+        tune.with_resources(
+            tune.with_parameters(run_trial, context=context, make_fit=make_fit), resources
+        ),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=make_scheduler(job.rungs if stops else 1, plan.trials),
+            scheduler=make_scheduler(context.rungs if stops else 1, plan.trials),
             num_samples=plan.left,
             max_concurrent_trials=slots,
             # A function's GPU memory may outlive it in an actor that is used again.
@@ -163,7 +166,7 @@ def make_tuner(
             name="tune",
             storage_path=storage_path,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=job.study.retries),
+            failure_config=tune.FailureConfig(max_failures=context.study.retries),
         ),
     )
 

@@ -10,7 +10,7 @@ import pytest
 import s3fs
 
 from study.arguments import parse
-from study.fits import Job
+from study.context import StudyContext
 from study.inputs import cases_of, prepare
 from study.tuning import count_rungs
 
@@ -30,13 +30,13 @@ def image_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_job():
-    """Makes the job of a tiny study from the folder of its storage and flags."""
+def make_context():
+    """What the workers of a tiny study know, from the folder of its storage and flags."""
 
-    def make(storage, flags="") -> Job:
+    def make(storage, flags="") -> StudyContext:
         config, space, _ = parse([*TINY.split(), "--storage", str(storage), *flags.split()])
         config, inputs, _ = prepare(config, space)
-        return Job(
+        return StudyContext(
             study=config,
             inputs=inputs,
             last_stage_change=max(space.values_of("autoencoder_iterations")),
@@ -49,11 +49,11 @@ def make_job():
 
 @pytest.fixture(scope="session")
 def first_fit():
-    """A job's configuration with the searched knobs at their defaults or as given, and its case."""
+    """A configuration with its searched knobs at their defaults or as given, and its case."""
 
-    def make(job, **knobs):
-        configuration = dataclasses.replace(job.study.search_space().corners([])[0], **knobs)
-        return configuration, cases_of(job.study, job.inputs, configuration)[0]
+    def make(context, **knobs):
+        configuration = dataclasses.replace(context.study.search_space().corners([])[0], **knobs)
+        return configuration, cases_of(context.study, context.inputs, configuration)[0]
 
     return make
 

@@ -15,21 +15,21 @@ from study.storage import Storage
 pytestmark = pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning")
 
 
-def ledger_of(job):
-    return Ledger(Storage(job.study.storage))
+def ledger_of(context):
+    return Ledger(Storage(context.study.storage))
 
 
-def folder_of(job, case):
-    return Storage(job.study.storage).local / "ledger" / case.key
+def folder_of(context, case):
+    return Storage(context.study.storage).local / "ledger" / case.key
 
 
-def fit(job, configuration, case):
+def fit(context, configuration, case):
     """Walks a fit; returns its last record, and the progress that was made on the way.
 
     Whatever the record says must be on the storage by then.
     """
-    ledger, made = ledger_of(job), []
-    one = Fit(job, 0, configuration, case)
+    ledger, made = ledger_of(context), []
+    one = Fit(context, 0, configuration, case)
     for progress in one.run():
         read = ledger.read(case.key)
         assert dataclasses.replace(read, writing_seconds=0.0) == dataclasses.replace(
@@ -41,9 +41,9 @@ def fit(job, configuration, case):
     return one.record, made
 
 
-def left_off(job, configuration, case, iteration):
+def left_off(context, configuration, case, iteration):
     """A fit that is left off after an iteration."""
-    one = Fit(job, 0, configuration, case)
+    one = Fit(context, 0, configuration, case)
     with contextlib.closing(one.run()) as run:
         for progress in run:
             if progress.iteration == iteration:
@@ -61,22 +61,22 @@ def same_numbers(a, b):
 
 
 @pytest.fixture(scope="module")
-def job(make_job, tmp_path_factory):
-    return make_job(tmp_path_factory.mktemp("storage"))
+def context(make_context, tmp_path_factory):
+    return make_context(tmp_path_factory.mktemp("storage"))
 
 
 @pytest.fixture(scope="module")
-def finished(job, first_fit):
+def finished(context, first_fit):
     """A fit that ran to its end, its case, and what it yielded."""
-    configuration, case = first_fit(job)
-    record, progress = fit(job, configuration, case)
+    configuration, case = first_fit(context)
+    record, progress = fit(context, configuration, case)
     return configuration, case, record, progress
 
 
-def test_a_new_fit_ends_finished_with_all_that_the_record_promises(job, finished):
+def test_a_new_fit_ends_finished_with_all_that_the_record_promises(context, finished):
     configuration, case, record, progress = finished
     assert len(progress) == configuration.iterations
-    assert (record.status, record.key, record.study) == ("finished", case.key, job.study.name)
+    assert (record.status, record.key, record.study) == ("finished", case.key, context.study.name)
     assert (record.category, record.seed, record.iteration) == ("dial", 0, 6)
     assert {"select_pixel_ap", "report_pixel_ap", "report_image_auroc"} <= set(record.metrics)
     assert record.metrics == progress[-1].metrics
@@ -87,37 +87,37 @@ def test_a_new_fit_ends_finished_with_all_that_the_record_promises(job, finished
     assert 50 < record.peak_memory_mb < 100_000
 
 
-def test_a_finished_fit_has_a_checkpoint_that_inspects_and_pictures(job, finished):
+def test_a_finished_fit_has_a_checkpoint_that_inspects_and_pictures(context, finished):
     configuration, case, _, _ = finished
-    folder = folder_of(job, case)
+    folder = folder_of(context, case)
     assert Predictor.load(folder / CHECKPOINT).config == configuration
     assert all((folder / name).stat().st_size > 100 for name in PICTURES)
     # Nothing else: no former checkpoint, no lease, no rubbish.
     assert {p.name for p in folder.iterdir()} == {CHECKPOINT, "record.json", *PICTURES}
 
 
-def test_a_finished_fit_is_taken_from_the_ledger(job, finished):
+def test_a_finished_fit_is_taken_from_the_ledger(context, finished):
     configuration, case, record, _ = finished
-    assert fit(job, configuration, case) == (record, [])
+    assert fit(context, configuration, case) == (record, [])
 
 
-def test_another_study_takes_it_from_the_ledger_too(job, finished):
+def test_another_study_takes_it_from_the_ledger_too(context, finished):
     configuration, case, record, _ = finished
-    other = dataclasses.replace(job, study=dataclasses.replace(job.study, name="other"))
+    other = dataclasses.replace(context, study=dataclasses.replace(context.study, name="other"))
     assert fit(other, configuration, case) == (record, [])
 
 
 @pytest.mark.parametrize("iteration", [1, 2, 3, 4, 5])
 def test_a_fit_that_is_left_off_goes_on_there_and_ends_as_if_it_had_not_been(
-    finished, first_fit, make_job, tmp_path, iteration
+    finished, first_fit, make_context, tmp_path, iteration
 ):
     _, _, whole, _ = finished
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    left_off(job, configuration, case, iteration)
-    begun = ledger_of(job).read(case.key)
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    left_off(context, configuration, case, iteration)
+    begun = ledger_of(context).read(case.key)
     assert (begun.status, begun.iteration) == ("begun", iteration)
-    resumed, made = fit(job, configuration, case)
+    resumed, made = fit(context, configuration, case)
     assert [progress.iteration for progress in made] == list(range(iteration + 1, 7))
     assert resumed.began == begun.began
     assert [sitting["iteration"] for sitting in resumed.sittings] == [0, iteration]
@@ -127,15 +127,15 @@ def test_a_fit_that_is_left_off_goes_on_there_and_ends_as_if_it_had_not_been(
 
 
 def test_the_checkpoint_before_serves_when_the_last_one_is_broken(
-    finished, first_fit, make_job, tmp_path
+    finished, first_fit, make_context, tmp_path
 ):
     _, _, whole, _ = finished
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    left_off(job, configuration, case, 4)
-    checkpoint = folder_of(job, case) / CHECKPOINT
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    left_off(context, configuration, case, 4)
+    checkpoint = folder_of(context, case) / CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    resumed, made = fit(job, configuration, case)
+    resumed, made = fit(context, configuration, case)
     assert [progress.iteration for progress in made] == [3, 4, 5, 6]
     (note,) = resumed.notes
     assert "checkpoint.pt cannot be read" in note
@@ -143,15 +143,15 @@ def test_the_checkpoint_before_serves_when_the_last_one_is_broken(
 
 
 def test_a_fit_without_a_sound_checkpoint_is_begun_anew_and_says_so(
-    finished, first_fit, make_job, tmp_path
+    finished, first_fit, make_context, tmp_path
 ):
     _, _, whole, _ = finished
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    left_off(job, configuration, case, 4)
-    for path in folder_of(job, case).glob("checkpoint*.pt"):
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    left_off(context, configuration, case, 4)
+    for path in folder_of(context, case).glob("checkpoint*.pt"):
         path.write_bytes(b"nonsense")
-    resumed, made = fit(job, configuration, case)
+    resumed, made = fit(context, configuration, case)
     assert len(made) == 6
     (note,) = resumed.notes
     assert note.endswith("the fit was begun anew")
@@ -160,28 +160,28 @@ def test_a_fit_without_a_sound_checkpoint_is_begun_anew_and_says_so(
 
 @pytest.mark.parametrize("text", ["", '{"key": "k", "sta', "[]"])
 def test_a_broken_record_is_written_anew_from_the_checkpoint(
-    finished, first_fit, make_job, tmp_path, text
+    finished, first_fit, make_context, tmp_path, text
 ):
     _, _, whole, _ = finished
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    fit(job, configuration, case)
-    (folder_of(job, case) / "record.json").write_text(text)
-    mended, made = fit(job, configuration, case)
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    fit(context, configuration, case)
+    (folder_of(context, case) / "record.json").write_text(text)
+    mended, made = fit(context, configuration, case)
     assert len(made) == 1
     assert mended.status == "finished"
     assert "record.json cannot be read" in mended.notes[0]
     assert same_numbers(mended, whole)
 
 
-def test_two_workers_that_need_one_fit_do_it_once(finished, first_fit, make_job, tmp_path):
+def test_two_workers_that_need_one_fit_do_it_once(finished, first_fit, make_context, tmp_path):
     _, _, whole, _ = finished
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    first = Fit(job, 0, configuration, case)
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    first = Fit(context, 0, configuration, case)
     run = first.run()
     assert next(run).iteration == 1
-    other = dataclasses.replace(job, study=dataclasses.replace(job.study, name="other"))
+    other = dataclasses.replace(context, study=dataclasses.replace(context.study, name="other"))
     result = []
     thread = threading.Thread(target=lambda: result.append(fit_waiting(other, configuration, case)))
     thread.start()
@@ -192,85 +192,87 @@ def test_two_workers_that_need_one_fit_do_it_once(finished, first_fit, make_job,
     assert waited
     assert not made
     assert record == first.record
-    assert record.study == job.study.name
+    assert record.study == context.study.name
     assert same_numbers(record, whole)
 
 
-def fit_waiting(job, configuration, case):
-    one = Fit(job, 0, configuration, case)
+def fit_waiting(context, configuration, case):
+    one = Fit(context, 0, configuration, case)
     seen = list(one.run())
     return one.record, seen.count(None), [p for p in seen if p is not None]
 
 
-def test_the_best_checkpoint_is_kept_where_it_is_asked_for(first_fit, make_job, tmp_path):
-    job = make_job(tmp_path, "--log-checkpoints best")
-    configuration, case = first_fit(job)
-    record, _ = fit(job, configuration, case)
+def test_the_best_checkpoint_is_kept_where_it_is_asked_for(first_fit, make_context, tmp_path):
+    context = make_context(tmp_path, "--log-checkpoints best")
+    configuration, case = first_fit(context)
+    record, _ = fit(context, configuration, case)
     values = {e["iteration"]: e["select_pixel_ap"] for e in record.history if e["iteration"] > 2}
     assert record.best_iteration == max(values, key=values.get)
-    model = Predictor.load(folder_of(job, case) / "best_checkpoint.pt")
+    model = Predictor.load(folder_of(context, case) / "best_checkpoint.pt")
     assert model.config == configuration
 
 
 @pytest.mark.slow
-def test_an_object_store_serves_as_well(finished, first_fit, make_job, bucket):
+def test_an_object_store_serves_as_well(finished, first_fit, make_context, bucket):
     _, _, whole, _ = finished
-    job = make_job(f"{bucket}/fits", "--log-checkpoints best")
-    configuration, case = first_fit(job)
-    left_off(job, configuration, case, 5)
-    storage = Storage(job.study.storage)
+    context = make_context(f"{bucket}/fits", "--log-checkpoints best")
+    configuration, case = first_fit(context)
+    left_off(context, configuration, case, 5)
+    storage = Storage(context.study.storage)
     names = {name.rpartition("/")[2] for name in storage.files(f"ledger/{case.key}")}
     assert {"checkpoint.pt", "checkpoint.previous.pt", "best_checkpoint.pt"} <= names
     storage.write(f"ledger/{case.key}/checkpoint.pt", b"broken")
-    resumed, made = fit(job, configuration, case)
+    resumed, made = fit(context, configuration, case)
     assert [progress.iteration for progress in made] == [5, 6]
     assert same_numbers(resumed, whole)
     names = {name.rpartition("/")[2] for name in storage.files(f"ledger/{case.key}")}
     assert names == {"checkpoint.pt", "best_checkpoint.pt", "record.json", *PICTURES}
 
 
-def test_a_configuration_that_cannot_work_is_failed_with_its_reason(job, first_fit):
-    configuration, case = first_fit(job, optimizer="sgd", sgd_learning_rate=1e30)
-    record, _ = fit(job, configuration, case)
+def test_a_configuration_that_cannot_work_is_failed_with_its_reason(context, first_fit):
+    configuration, case = first_fit(context, optimizer="sgd", sgd_learning_rate=1e30)
+    record, _ = fit(context, configuration, case)
     assert record.status == "failed"
     assert record.error.startswith("NonFiniteLoss: the loss became")
     assert "\n" not in record.error
 
 
-def test_a_worker_with_other_images_than_the_driver_says_so(job, first_fit):
-    configuration, case = first_fit(job, momentum=0.5)
-    data = dict.fromkeys(job.inputs.data, "another digest")
-    other = dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, data=data))
+def test_a_worker_with_other_images_than_the_driver_says_so(context, first_fit):
+    configuration, case = first_fit(context, momentum=0.5)
+    data = dict.fromkeys(context.inputs.data, "another digest")
+    other = dataclasses.replace(context, inputs=dataclasses.replace(context.inputs, data=data))
     with pytest.raises(RuntimeError, match="this worker's files of dial are not the driver's"):
         fit(other, configuration, case)
     # The machine's trouble is not the configuration's: the fit can be gone on with.
-    record = ledger_of(job).read(case.key)
+    record = ledger_of(context).read(case.key)
     assert record.status == "begun"
     assert "not the driver's" in record.error
-    assert fit(job, configuration, case)[0].status == "finished"
+    assert fit(context, configuration, case)[0].status == "finished"
 
 
-def test_a_worker_with_another_version_of_the_method_says_so(job, first_fit):
-    configuration, case = first_fit(job, momentum=0.6)
-    inputs = dataclasses.replace(job.inputs, method_version=job.inputs.method_version + 1)
+def test_a_worker_with_another_version_of_the_method_says_so(context, first_fit):
+    configuration, case = first_fit(context, momentum=0.6)
+    inputs = dataclasses.replace(context.inputs, method_version=context.inputs.method_version + 1)
     with pytest.raises(RuntimeError, match="install the same code on every machine"):
-        fit(dataclasses.replace(job, inputs=inputs), configuration, case)
+        fit(dataclasses.replace(context, inputs=inputs), configuration, case)
 
 
-def test_rungs_begin_after_the_latest_change_of_stage(job, first_fit, make_job, tmp_path):
-    configuration, _ = first_fit(job)
-    assert job.rungs == 2
-    assert [job.rung(configuration, i) for i in (2, 4, 6)] == [0, 1, 2]
-    assert make_job(tmp_path, "--seeds 0,1,2").rungs == 3
+def test_rungs_begin_after_the_latest_change_of_stage(context, first_fit, make_context, tmp_path):
+    configuration, _ = first_fit(context)
+    assert context.rungs == 2
+    assert [context.rung(configuration, i) for i in (2, 4, 6)] == [0, 1, 2]
+    assert make_context(tmp_path, "--seeds 0,1,2").rungs == 3
 
 
-def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(first_fit, make_job, tmp_path):
-    job = make_job(tmp_path)
-    configuration, case = first_fit(job)
-    run = Fit(job, 0, configuration, case).run()
+def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
+    first_fit, make_context, tmp_path
+):
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    run = Fit(context, 0, configuration, case).run()
     while next(run).iteration < 4:
         pass
-    folder, storage = folder_of(job, case), Storage(tmp_path)
+    folder, storage = folder_of(context, case), Storage(tmp_path)
     before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
     # Another worker takes the next number; the heartbeat would notice it within seconds.
     assert storage.create(f"ledger/{case.key}/lease-000002.json", b"{}")
