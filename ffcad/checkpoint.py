@@ -1,4 +1,6 @@
-"""A training's state on disk: written atomically, read without running any code from it.
+"""The state of a training, or of an encoder's making, on disk.
+
+It is written atomically, and read without running any code from it.
 
 Beside `checkpoint.pt` lies `checkpoint.previous.pt`, the one before it, until the training is
 finished: a file that a broken disk or a full one has spoilt costs the iterations in between.
@@ -56,7 +58,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True)
 
     Args:
         path: of the checkpoint; its folder is made.
-        state: what `KEYS` names, except the format.
+        state: all but the format; its 'optimizer' is None where the training is finished.
         keep_old: False where the file there is known to be unreadable: it is overwritten, and the
             previous one stays as it is.
     """
@@ -78,8 +80,12 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True)
         previous_checkpoint(path).unlink(missing_ok=True)
 
 
-def load_last_good(path: Path) -> tuple[dict[str, Any], str | None]:
+def load_last_good(path: Path, keys: frozenset[str] = KEYS) -> tuple[dict[str, Any], str | None]:
     """Reads the checkpoint or, if it cannot be read, the one before it.
+
+    Args:
+        path: of the checkpoint.
+        keys: what it must hold.
 
     Returns:
         The state; and one line that says which file could not be read, why, and which one was
@@ -89,19 +95,23 @@ def load_last_good(path: Path) -> tuple[dict[str, Any], str | None]:
         UnreadableCheckpoint: if neither can be read; it names both.
     """
     try:
-        return load_checkpoint(path), None
+        return load_checkpoint(path, keys), None
     except UnreadableCheckpoint as e:
         newest = e
     previous = previous_checkpoint(path)
     try:
-        state = load_checkpoint(previous)
+        state = load_checkpoint(previous, keys)
     except UnreadableCheckpoint as e:
         raise UnreadableCheckpoint(f"{newest}; {e}; remove what is there to begin anew") from e
     return state, f"{newest}; {previous} of iteration {state['iteration']} was taken"
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, keys: frozenset[str] = KEYS) -> dict[str, Any]:
     """Reads what `save_checkpoint` wrote.
+
+    Args:
+        path: of the checkpoint.
+        keys: what it must hold.
 
     Raises:
         UnreadableCheckpoint: if the file is missing, truncated, or not a checkpoint of this format.
@@ -122,6 +132,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UnreadableCheckpoint(
             f"{path} has format {state['format']}; this version reads {FORMAT}"
         )
-    if not set(state) >= KEYS:
+    if not set(state) >= keys:
         raise UnreadableCheckpoint(f"{path} is no checkpoint of ffcad")
     return state

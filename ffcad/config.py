@@ -88,7 +88,8 @@ class TrainConfig:
     head_channels: int = knob(256, "channels inside the segmentation head", low=8)
     encoder_weights: str = knob(
         "random",
-        "weights of the frozen encoder: 'random', 'torchvision', or the path of a weights file",
+        "weights of the frozen encoder: 'random', 'torchvision', or the path of a weights file; in "
+        "a study also 'distilled', 'warm_start' or 'supervised', which it makes (docs/method.md)",
     )
 
     # Hidden Space Anomaly Simulation (section 3.4, Algorithm 1; Table 15).
@@ -175,12 +176,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            _check(f, value)
-            if f.metadata["kind"] is float and type(value) is int:
-                # JSON, search spaces and people write 1 for 1.0; both must have one digest.
-                object.__setattr__(self, f.name, float(value))
+        check_values(self)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(
                 f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N' but got {self.device!r}"
@@ -302,17 +298,32 @@ class TrainConfig:
         return self.global_ratio if self.ffc_autoencoder else 0.0
 
 
-def knobs() -> dict[str, dataclasses.Field]:
-    """The fields of `TrainConfig` by name."""
-    return {f.name: f for f in dataclasses.fields(TrainConfig)}
+def knobs(kind: type = TrainConfig) -> dict[str, dataclasses.Field]:
+    """The knobs of a configuration's class, by name."""
+    return {f.name: f for f in dataclasses.fields(kind)}
 
 
-def check_knob(name: str) -> None:
-    """Raises ConfigError, with the nearest name, where `name` is no knob."""
-    if name not in knobs():
-        near = difflib.get_close_matches(name, knobs(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; knobs are {', '.join(knobs())}"
+def check_knob(name: str, kind: type = TrainConfig) -> None:
+    """Raises ConfigError, with the nearest name, where `name` is no knob of the class."""
+    known = knobs(kind)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; knobs are {', '.join(known)}"
         raise ConfigError(f"unknown knob {name!r}{hint}")
+
+
+def check_values(config: Any) -> None:
+    """Checks every knob of a configuration that is being made, and makes whole floats of integers.
+
+    Raises:
+        ConfigError: if a value is of the wrong type or out of bounds.
+    """
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        _check(f, value)
+        if f.metadata["kind"] is float and type(value) is int:
+            # JSON, search spaces and people write 1 for 1.0; both must have one digest.
+            object.__setattr__(config, f.name, float(value))
 
 
 def _check(f: dataclasses.Field, value: Any) -> None:

@@ -5,7 +5,10 @@ ResNet-18; any other architecture needs weights of its own.
 """
 
 import hashlib
+import json
+import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,70 @@ def load_encoder_weights(encoder: FFCResNet, source: str) -> str:
     state = _download() if source == "torchvision" else _read(Path(source))
     load_release_state(encoder, state, source)
     return state_digest(encoder.state_dict())
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A ResNet-18 whose features are targets.
+
+    Attributes:
+        network: three stages, frozen, in eval mode.
+        digest: names its weights.
+    """
+
+    network: FFCResNet
+    digest: str
+
+
+def load_teacher(source: str) -> Teacher:
+    """A ResNet-18 from torchvision or a file.
+
+    Args:
+        source: 'torchvision' (ImageNet, downloaded once), or the path of a state dict.
+
+    Raises:
+        WeightsError: if they cannot be had, or are of another network.
+    """
+    if source == "random":
+        raise WeightsError("a teacher cannot be random; give torchvision or a ResNet-18's file")
+    network = FFCResNet(0.0)
+    digest = load_encoder_weights(network, source)
+    return Teacher(network.requires_grad_(False).eval(), digest)
+
+
+def save_encoder(path: Path, encoder: FFCResNet, card: dict[str, Any]) -> None:
+    """Writes an encoder as safetensors, whole or not at all; the card goes into the file's header.
+
+    Args:
+        path: ends in .safetensors; its folder is made.
+        encoder: of three stages.
+        card: JSON types, as `ffcad.pretrain` gives them.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    try:
+        save_file(state, temporary, metadata={"card": json.dumps(card)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in an encoder's file; empty where there is none.
+
+    Raises:
+        WeightsError: if the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("card", "{}"))
+    except (OSError, SafetensorError, ValueError) as e:
+        raise WeightsError(f"{path} cannot be read as weights: {e}") from e
 
 
 def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str = "state dict"):

@@ -144,7 +144,7 @@ def train(
         raise
 
 
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+def leave_ctrl_c_to_the_parent(worker: int) -> None:
     """A terminal sends Ctrl-C to the loader's workers too; who trains decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -213,7 +213,7 @@ class _Fit:
             sampler=range(self.iteration, c.iterations),
             num_workers=c.loader_workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_ctrl_c_to_the_parent,
+            worker_init_fn=leave_ctrl_c_to_the_parent,
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:

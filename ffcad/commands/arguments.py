@@ -5,9 +5,12 @@ import os
 import textwrap
 from dataclasses import Field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ffcad.config import ConfigError, TrainConfig, check_knob, knobs
+from ffcad.pretrain_config import PretrainConfig
+
+Config = TypeVar("Config", TrainConfig, PretrainConfig)
 
 RANDOM_ENCODER = "the frozen encoder has random weights: the results say little about the method"
 
@@ -19,8 +22,8 @@ class UsageError(ValueError):
     """Arguments that cannot be used as they are."""
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds `--set`, and the list of the knobs to the help."""
+def add_settings(parser: argparse.ArgumentParser, kind: type = TrainConfig) -> None:
+    """Adds `--set`, and the list of the class's knobs to the help."""
     parser.add_argument(
         "--set",
         action="append",
@@ -31,11 +34,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "knobs and their defaults:\n" + "\n".join(
-        line for knob in knobs().values() for line in _help_lines(knob)
+        line for knob in knobs(kind).values() for line in _help_lines(knob)
     )
 
 
-def configuration(settings: list[str]) -> TrainConfig:
+def configuration(settings: list[str], kind: type[Config] = TrainConfig) -> Config:
     """The configuration that `--set knob=value ...` asks for; of a repeated knob, the last value.
 
     Raises:
@@ -48,9 +51,9 @@ def configuration(settings: list[str]) -> TrainConfig:
             raise ConfigError(
                 f"--set takes knob=value, for example batch_size=4, but got {setting!r}"
             )
-        check_knob(name)
-        values[name] = _typed(knobs()[name], text)
-    return TrainConfig.from_dict(values)
+        check_knob(name, kind)
+        values[name] = _typed(knobs(kind)[name], text)
+    return kind.from_dict(values)
 
 
 def whole_number(text: str) -> int:
