@@ -102,13 +102,17 @@ def save_encoder(path: Path, encoder: FFCResNet, card: dict[str, Any]) -> None:
         encoder: of three stages.
         card: JSON types, as `ffcad.pretrain` gives them.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     try:
-        save_file(state, temporary, metadata={"card": json.dumps(card)})
+        # Not its `save_file`, whose files only their owner can read.
+        with open(temporary, "wb") as f:
+            f.write(save(state, metadata={"card": json.dumps(card)}))
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

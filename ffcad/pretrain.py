@@ -138,7 +138,7 @@ def pretrain(
         return
     started = time.perf_counter() - making.seconds
     try:
-        if making.iteration == 0:
+        if making.iteration == 0 and making.iterations:
             yield making.progress(making.evaluate())
         for batch in making.loader():
             if making.is_over():
