@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -92,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = out.with_suffix(".checkpoint.pt")
     console.print(f"{architecture}, {recipe.method}, {len(corpus)} images", soft_wrap=True)
     making = pretrain(recipe, architecture, corpus, teacher, checkpoint=checkpoint)
-    final = run_to_end(making, shown_making(making, console), checkpoint)
+    announced = _announced(making, checkpoint, console)
+    final = run_to_end(making, shown_making(announced, console), checkpoint)
     save_encoder(out, final.encoder, final.card)
     # The file holds all that is left of it.
     for path in (checkpoint, previous_checkpoint(checkpoint)):
@@ -106,6 +108,19 @@ def run(args: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _announced(
+    making: Iterator[PretrainProgress], checkpoint: Path, console: Console
+) -> Iterator[PretrainProgress]:
+    """Passes the progress on; before the first, says where this sitting began."""
+    for i, progress in enumerate(making):
+        if i == 0 and progress.note is not None:
+            print(f"warning: {progress.note}", file=sys.stderr)
+        if i == 0 and progress.resumed_at > 0:
+            where = f"{checkpoint}, iteration {progress.resumed_at}"
+            console.print(f"going on from {where}", soft_wrap=True)
+        yield progress
 
 
 def _architecture(args: argparse.Namespace) -> EncoderArchitecture:

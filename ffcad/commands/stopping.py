@@ -28,7 +28,7 @@ def run_to_end(
     """
     last = None
     try:
-        with _stop_signals() as caught:
+        with stop_signals() as caught:
             for progress in shown:
                 last = progress
                 if caught:
@@ -48,7 +48,7 @@ def run_to_end(
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, for a training to stop at its leisure; a second one interrupts.
 
     A signal that the process was started to ignore stays ignored.
