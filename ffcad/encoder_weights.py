@@ -155,13 +155,13 @@ def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str
     names |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in names}
     unused = ("fc.", *(f"layer{i}." for i in range(encoder.stages + 1, 5)))
     names = {k: v for k, v in names.items() if not k.startswith(unused)}
-    wrong = [f"{k} is missing" for k in own if k not in names]
-    wrong += [f"{k} has no place" for k in names if k not in own]
-    wrong += [
+    wrong = [
         f"{k} has shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
         for k, v in names.items()
         if k in own and v.shape != own[k].shape
     ]
+    wrong += [f"{k} is missing" for k in own if k not in names]
+    wrong += [f"{k} has no place" for k in names if k not in own]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise WeightsError(

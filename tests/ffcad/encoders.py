@@ -19,7 +19,7 @@ RECIPE = PretrainConfig(
     evaluate_every=2,
     calibration_batches=2,
     patience=9,
-    learning_rate=1e-3,
+    learning_rate=3e-4,
     device="cpu",
 )
 
