@@ -2,6 +2,7 @@
 
     experiment                      the study
       run  level=study              the study: question, counts, best objective, results.csv
+        run  level=encoder          an encoder that it needs: agreement over iterations, card
         run  level=configuration    a configuration: mean, deviation and worst over its cases
           run  level=fit            a fit: parameters, metrics over iterations, data, system
                                     metrics, checkpoint, pictures
@@ -24,10 +25,11 @@ from mlflow.entities import Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from study.config import StudyConfig
+from study.encoder_content import EncoderContents
 from study.ledger import FINISHED, FitRecord, Ledger, LedgerError
 from study.run_content import ContentBuilder, RunContent, milliseconds, point, table_row
 from study.storage import Storage
-from study.trials import Outcome, StudyFolder, outcomes
+from study.trials import Outcome, StudyFolder, TrialRecord, outcomes
 
 # MLflow's limits for one call, and for the lengths of what is written.
 MOST_METRICS, MOST_PARAMS, MOST_TAGS = 1000, 100, 100
@@ -81,6 +83,7 @@ class Mirror:
         self.ledger = Ledger(self.storage)
         self.folder = StudyFolder(self.storage, config.name)
         self.builder = ContentBuilder(config, self.ledger)
+        self.encoders = EncoderContents(config, self.storage)
         self.client: MlflowClient | None = None
         self.experiment = ""
         self.runs: dict[tuple[str, str], KnownRun] = {}
@@ -117,14 +120,15 @@ class Mirror:
         study = ("study", self.config.name)
         if study not in self.runs:
             self._create(self.builder.study(trials, groups, self._rows, live))
+        written, encoders = self._write_encoders(trials, self.runs[study].id, live)
         owners: dict[str, str] = {}
         for group in groups:
             for case in group.cases:
                 # A fit has one run, even where two configurations differ in nothing that counts.
                 owners.setdefault(case.key, group.first.digest)
-        written = sum(self._write_outcome(group, owners, live) for group in groups)
+        written += sum(self._write_outcome(group, owners, live) for group in groups)
         expected = {("configuration", group.first.digest) for group in groups}
-        expected |= {("fit", key) for key in owners}
+        expected |= {("fit", key) for key in owners} | encoders
         if not unreadable:
             written += self._retire(self.runs.keys() - expected - {study})
         if not live:
@@ -168,6 +172,20 @@ class Mirror:
             else:
                 self.runs[identity] = _known(run)
         self.client = client
+
+    def _write_encoders(
+        self, trials: list[TrialRecord], parent: str, live: bool
+    ) -> tuple[int, set[tuple[str, str]]]:
+        """Writes the encoders that the study needs; how many were written, and all of them."""
+        records, wrong = self.encoders.records(trials, self.builder.document)
+        self._say(wrong)
+        written = 0
+        for record in records:
+            identity, sources = ("encoder", record.key), (record, live)
+            if not self._is_same(identity, sources):
+                written += self._write(self.encoders.content(record, parent, live))
+                self._sources[identity] = sources
+        return written, {("encoder", record.key) for record in records}
 
     def _write_outcome(self, outcome: Outcome, owners: dict[str, str], live: bool) -> int:
         """Writes a configuration and its fits."""
