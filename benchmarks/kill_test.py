@@ -234,7 +234,7 @@ def alone(study: Study) -> dict[str, dict]:
     from ffcad.encoder_weights import RandomEncoderWarning
     from ffcad.training import train
     from study.config import StudyConfig
-    from study.inputs import load_data
+    from study.data import load_data
 
     document = json.loads((study.folder / "runs" / "studies" / NAME / "study.json").read_text())
     config = StudyConfig.from_dict(document["study"])

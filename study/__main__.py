@@ -1,4 +1,4 @@
-"""Commands about studies: `python -m study run|status|sync`."""
+"""Commands about studies: `python -m study run|status|sync|encoders`."""
 
 import argparse
 import dataclasses
@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 
 from study.config import StudyConfig, StudyError
+from study.encoders import EncoderError
 from study.leases import current_holder, describe
 from study.ledger import Ledger, LedgerError
 from study.storage import Storage, StorageError
@@ -21,6 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         from study.run import main as run
 
         return run(arguments[1:])
+    from study import encoder_commands
+
+    if arguments[:2] == ["encoders", "make"]:
+        return encoder_commands.make(arguments[2:])
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="runs a study; `run --help` says how")
@@ -34,13 +39,16 @@ def main(argv: list[str] | None = None) -> int:
     sync.add_argument("--tracking-uri", help="default: the study's own")
     for command in (status, sync):
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
+    encoder_commands.add_parser(commands)
     given = parser.parse_args(arguments)
     try:
         storage = Storage(given.storage)
         if given.command == "sync":
             return _sync(storage, given.study, given.tracking_uri)
+        if given.command == "encoders":
+            return encoder_commands.run(given, storage, Console())
         return _status(storage, given.study, given.json)
-    except (LedgerError, StudyError, StorageError) as e:
+    except (EncoderError, LedgerError, StudyError, StorageError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
 

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS, list_categories
+from ffcad.pretrain_config import METHODS
 from study.config import (
     LOG_CHECKPOINTS,
     OBJECTIVES,
@@ -22,6 +23,9 @@ TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "
 DEFAULT_SPACE, DEFAULT_STORAGE = "smoke", "runs"
 # The one whose defects are largest, so that the smallest study sees them.
 SYNTHETIC_CATEGORY = "wood"
+# Where neither flag nor space says it: made from ImageNet's ResNet-18, or, for the synthetic
+# images, which need no download, none.
+DEFAULT_ENCODER = "distilled"
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"default: all; of the synthetic data {SYNTHETIC_CATEGORY}",
     )
     add("--textures", metavar="DIR", help="source images of simulated anomalies (default: none)")
-    add("--encoder-weights", metavar="W", help="random, torchvision, or a file")
+    add(
+        "--encoder",
+        metavar="E",
+        help=f"the frozen encoder: {', '.join(METHODS)} (made first, once), random, torchvision, "
+        f"or a file of weights (default: {DEFAULT_ENCODER}; of the synthetic data random)",
+    )
+    add("--teacher", metavar="FILE", help="ResNet-18 that encoders are made from; or torchvision")
+    add("--corpus", metavar="DIR,DIR", help="images for it (default: the normal training images)")
+    add("--pretrain", metavar="KNOB=VALUE", action="append", help="of its recipe; may be repeated")
     add("--allow-duplicates", action="store_true", help="an image may be in train and test")
     add(
         "--space",
@@ -103,8 +115,10 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
         space = old.search_space()
     if space is None or "space" in given:
         space = load_space(given.get("space", DEFAULT_SPACE))
+        given.setdefault("encoder", _default_encoder(space, given.get("data", "synthetic")))
     given.pop("space", None)
     space = _pinned(space, given)
+    _check_makes(space, given)
     if space.is_grid and "num_trials" in given:
         raise StudyError(
             f"--num-trials is for a search, but {space.name!r} is a grid of "
@@ -120,7 +134,7 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
 
 
 def _pinned(space: Space, given: dict[str, Any]) -> Space:
-    """The space with the knobs of `--set` and `--encoder-weights` pinned."""
+    """The space with the knobs of `--set` and `--encoder` pinned."""
     values = {}
     if "set" in given:
         # Imported late: with its package come the commands, and with them torch.
@@ -128,24 +142,81 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
 
         for setting in given.pop("set"):
             name = setting.partition("=")[0]
+            if name == "encoder_weights":
+                raise StudyError("--set encoder_weights: in a study that is --encoder")
             values[name] = getattr(configuration([setting]), name)
-    if "encoder_weights" in given:
-        values["encoder_weights"] = given.pop("encoder_weights")
+    if encoder := given.pop("encoder", None):
+        values["encoder_weights"] = encoder
     # A space's own file of weights is seen from here, too, and workers may be elsewhere.
     weights = values.get("encoder_weights", space.fixed.get("encoder_weights"))
-    if weights not in (None, "random", "torchvision"):
+    if weights not in (None, "random", "torchvision", *METHODS):
         path = Path(weights).expanduser().resolve()
         if not path.is_file():
             raise StudyError(
-                f"encoder weights {weights!r} are no file; give random, torchvision or a file"
+                f"--encoder {weights!r} is no file; give {', '.join(METHODS)}, random, torchvision "
+                "or a file of weights"
             )
         values["encoder_weights"] = str(path)
     return space.pinned(values)
 
 
+def _default_encoder(space: Space, data: str) -> str | None:
+    """What `--encoder` is where it was not given; None leaves it to the space."""
+    says = any("encoder_weights" in knobs for knobs in (space.search, space.fixed))
+    says = says or any("encoder_weights" in knobs for knobs in space.cells.values())
+    return None if says or data == "synthetic" else DEFAULT_ENCODER
+
+
+def _check_makes(space: Space, given: dict[str, Any]) -> None:
+    """Refuses what is for encoders that are made where none is."""
+    encoders = space.values_of("encoder_weights")
+    for flag in ("teacher", "corpus", "pretrain"):
+        if flag in given and not set(encoders) & set(METHODS):
+            raise StudyError(
+                f"--{flag} is for an encoder that is made, but it is {encoders[0]!r} here; give "
+                f"--encoder {DEFAULT_ENCODER}"
+            )
+
+
+def _making(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags of encoders that are made, taken out, as StudyConfig's fields."""
+    fields: dict[str, Any] = {}
+    if "pretrain" in given:
+        # Imported late: with its package come the commands, and with them torch.
+        from ffcad.commands.arguments import configuration
+        from ffcad.pretrain_config import PretrainConfig
+
+        fields["recipe"] = {}
+        for setting in given.pop("pretrain"):
+            name, equals, _ = setting.partition("=")
+            if not equals or name == "method":
+                instead = "--encoder says the method" if equals else "for example iterations=500"
+                raise StudyError(f"--pretrain takes knob=value, but got {setting!r}; {instead}")
+            fields["recipe"][name] = getattr(configuration([setting], PretrainConfig), name)
+    if "teacher" in given:
+        fields["teacher"] = given.pop("teacher")
+        path = Path(fields["teacher"]).expanduser().resolve()
+        if fields["teacher"] != "torchvision":
+            if not path.is_file():
+                raise StudyError(
+                    f"--teacher {fields['teacher']!r} is no file; give a ResNet-18's weights, or "
+                    "torchvision"
+                )
+            fields["teacher"] = str(path)
+    if "corpus" in given:
+        folders = [name for name in given.pop("corpus").split(",") if name]
+        paths = [Path(name).expanduser().resolve() for name in folders]
+        if wrong := [name for name, path in zip(folders, paths, strict=True) if not path.is_dir()]:
+            raise StudyError(f"--corpus {wrong[0]!r} is no folder")
+        if not paths:
+            raise StudyError("--corpus is empty; give folders of images, or leave the flag out")
+        fields["corpus"] = [str(path) for path in paths]
+    return fields
+
+
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The flags as StudyConfig's fields."""
-    fields = dict(given)
+    fields = _making(given) | given
     if "study" in fields:
         fields["name"] = fields.pop("study")
         if not fields["name"]:

@@ -54,6 +54,11 @@ class StudyConfig:
         sampler_seed: of Optuna's sampler.
         data_root: where the data set is; None for the synthetic one.
         textures: folder of the anomaly source images.
+        teacher: ResNet-18 that encoders are made from: 'torchvision', or a file.
+        corpus: folders of the images that encoders are made from; empty takes the study's own
+            normal training images.
+        recipe: knobs of `PretrainConfig` that are not at their defaults; the method is what a
+            configuration's `encoder_weights` says.
         allow_duplicates: whether an image may be in two splits.
         name: the study's; from a digest of the question where none was given.
         storage: folder or URI of ledger and studies.
@@ -84,6 +89,9 @@ class StudyConfig:
     sampler_seed: int = 0
     data_root: str | None = None
     textures: str | None = None
+    teacher: str = "torchvision"
+    corpus: tuple[str, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict)
     allow_duplicates: bool = False
     name: str = ""
     storage: str = "runs"
@@ -99,6 +107,7 @@ class StudyConfig:
         # JSON has no tuples.
         object.__setattr__(self, "categories", tuple(self.categories))
         object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "corpus", tuple(self.corpus))
         _one_of("--data", self.data, DATA_LAYOUTS)
         _one_of("--select-on", self.select_on, PROTOCOLS)
         _one_of("--holdout", self.holdout, HOLDOUTS)
@@ -125,6 +134,9 @@ class StudyConfig:
                 )
         if not self.name:
             sources = [self.data_root, self.textures, self.fixed.get("encoder_weights")]
+            making = [self.teacher, self.corpus, self.recipe]
+            # Left out at their defaults, so that older studies keep their names.
+            sources += [making] * (making != ["torchvision", (), {}])
             text = json.dumps([self.asked(), sources], sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()
             object.__setattr__(self, "name", f"{self.space}-{self.data}-{digest[:6]}")

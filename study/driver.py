@@ -16,9 +16,11 @@ from rich.console import Console
 from ffcad.datasets.cache import default_cache
 from study.config import StudyConfig, StudyError, differences
 from study.console import failures, next_steps, notes_of, summary
+from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
+from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
-from study.ledger import FAILED, Ledger
+from study.ledger import FAILED, FINISHED, Ledger
 from study.plan import Plan, extended, make_plan
 from study.spaces import Space
 from study.storage import Storage, StorageError
@@ -75,6 +77,10 @@ def run_study(
         plan = make_plan(config, space, inputs, folder, ledger)
         console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
         console.print(plan.describe(config), highlight=False)
+        store = EncoderStore(storage)
+        encoders, line = encoders_to_make(needed_encoders(space, inputs, plan), store)
+        if line:
+            console.print(line, highlight=False)
         for note in (*notes, *plan.notes):
             console.print(f"note: {note}", highlight=False, markup=False)
         for variable, value in RAY_ENVIRONMENT.items():
@@ -92,7 +98,7 @@ def run_study(
         exhausted, unwritten = False, None
         try:
             if plan.left:
-                sitting = Sitting(config, space, inputs, folder, lease, plan, journal)
+                sitting = Sitting(config, space, inputs, folder, lease, plan, journal, encoders)
                 exhausted = tune_study(sitting, console)
                 if exhausted:
                     document = {**folder.read_document(), "exhausted": True}
@@ -108,6 +114,49 @@ def run_study(
                 if not lease.lost.is_set():
                     storage.upload(journal, folder.journal)
         return _show(config, folder, plan, exhausted, unwritten, console)
+
+
+def make_study_encoders(
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    notes: list[str],
+    console: Console,
+    extend: bool = False,
+) -> int:
+    """Makes the encoders that a study lacks, those that failed among them, and runs no fit.
+
+    Args, exit code and errors are those of `run_study`.
+    """
+    storage = Storage(config.storage)
+    folder, store = StudyFolder(storage, config.name), EncoderStore(storage)
+    with driver_lease(folder, console) as lease, _log(folder):
+        open_study(folder, config, space, inputs, extend)
+        plan = make_plan(config, space, inputs, folder, Ledger(storage))
+        needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
+        encoders, line = encoders_to_make(needs, store)
+        for text in (*(f"note: {note}" for note in notes), line or "This study makes no encoder."):
+            console.print(text, highlight=False, markup=False)
+        if encoders:
+            for variable, value in RAY_ENVIRONMENT.items():
+                os.environ.setdefault(variable, value)
+            from study.background import Background
+            from study.tuning import Sitting, make_only
+
+            _silence_console()
+            journal = journal_path(config)
+            background = Background(config, journal, lease.lost)
+            background.start()
+            try:
+                sitting = Sitting(config, space, inputs, folder, lease, plan, journal, encoders)
+                make_only(sitting, console)
+            finally:
+                background.finish(MLFLOW_SECONDS)
+        records, _ = store.read_all(list(needs))
+        if any(record.status == FAILED for record in records):
+            return FITS_FAILED
+        done = sum(record.status == FINISHED for record in records) == len(needs)
+        return OK if done else INTERRUPTED
 
 
 def open_study(

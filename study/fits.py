@@ -10,16 +10,13 @@ loses at most one evaluation interval.
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint, previous_checkpoint
+from ffcad.checkpoint import CheckpointError
 from ffcad.config import ConfigError, TrainConfig
 from ffcad.curves import curves_picture, curves_table, split_curves
 from ffcad.datasets import CategoryData, Textures, load_textures
@@ -28,7 +25,10 @@ from ffcad.pictures import case_sheet
 from ffcad.predictor import predict
 from ffcad.training import HEAD, METHOD_VERSION, NonFiniteLoss, Progress, train
 from study.context import StudyContext
-from study.inputs import load_data
+from study.data import load_data
+from study.encoder_making import encoder_file
+from study.encoders import EncoderError
+from study.failures import in_one_line, lacks_memory, raise_if_disk
 from study.leases import Lease, LeaseLost, Waiter, describe
 from study.ledger import (
     BEGUN,
@@ -41,6 +41,7 @@ from study.ledger import (
     LedgerError,
 )
 from study.machine import SystemSampler, peak_memory_mb, reset_peak_memory, worker_environment
+from study.resuming import resumed
 from study.storage import Storage, StorageError
 from study.trials import Case
 
@@ -49,18 +50,7 @@ WAIT_SECONDS = 1.0
 PICTURE_ROWS = 2
 # What a configuration does on every machine: not tried again. Images and weights are not among
 # it, because the driver has read them: it is this machine that cannot.
-HOPELESS = (
-    CheckpointError,
-    ConfigError,
-    MemoryError,
-    MetricError,
-    NonFiniteLoss,
-    torch.OutOfMemoryError,
-)
-# What torch says, as a plain RuntimeError, when a CPU's memory does not suffice.
-NO_MEMORY = "DefaultCPUAllocator"
-# Of a disk, not of a configuration: nothing that follows could be kept either.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+HOPELESS = (CheckpointError, ConfigError, EncoderError, MetricError, NonFiniteLoss)
 # What a fit that goes on keeps of its record.
 KEPT = (
     "metrics",
@@ -111,8 +101,8 @@ class Fit:
         succeeded. Closing the iterator leaves the fit off: its state is written, to go on from.
 
         Yields:
-            The training's progress; None while it waits for another worker. At the end the record
-            is finished or failed.
+            The training's progress; None while it waits for another worker, and while the encoder
+            is made that it needs. At the end the record is finished or failed.
 
         Raises:
             StorageError: if the storage fails.
@@ -177,13 +167,10 @@ class Fit:
         except (StorageError, LeaseLost):
             raise
         except Exception as e:
-            if isinstance(e, OSError) and e.errno in DISK_ERRORS:
-                where = e.filename or self.ledger.storage.where
-                raise StorageError(f"{where} cannot be written: {e.strerror}") from e
+            raise_if_disk(e, self.ledger.storage.where)
             lease.check()
-            error = " ".join(f"{type(e).__name__}: {e}".split())[:500]
-            self._write(error=error, system=sampler.samples())
-            if not isinstance(e, HOPELESS) and NO_MEMORY not in error:
+            self._write(error=in_one_line(e), system=sampler.samples())
+            if not isinstance(e, HOPELESS) and not lacks_memory(e):
                 # A machine's trouble: Tune tries again; the record tells why if that fails too.
                 raise
             self._write(status=FAILED, ended=time.time())
@@ -193,8 +180,13 @@ class Fit:
     def _trained(self, lease: Lease, sampler: SystemSampler, folder: Path) -> Iterator[Progress]:
         """The training in a working folder."""
         data, checkpoint = self._data(), folder / CHECKPOINT
+        configuration = self.configuration
+        if need := self.context.inputs.encoder_need(configuration):
+            # The record keeps the word for it: where the weights lie is this machine's affair.
+            weights = yield from encoder_file(self.context, need, folder)
+            configuration = dataclasses.replace(configuration, encoder_weights=str(weights))
         reset_peak_memory()
-        training = self._training(data, checkpoint)
+        training = self._training(configuration, data, checkpoint)
         progress = None
         try:
             for progress in training:
@@ -225,25 +217,19 @@ class Fit:
                 )
             raise
 
-    def _training(self, data: CategoryData, checkpoint: Path) -> Iterator[Progress]:
+    def _training(
+        self, configuration: TrainConfig, data: CategoryData, checkpoint: Path
+    ) -> Iterator[Progress]:
         """The training from its last good checkpoint, or from the beginning."""
-        textures = _textures(self.context, self.configuration)
-
-        def begin() -> Iterator[Progress]:
-            return train(
-                self.configuration, data, self.case.seed, textures=textures, checkpoint=checkpoint
-            )
-
-        try:
-            training = begin()
-            first = next(training)
-        except UnreadableCheckpoint as e:
-            self._note(f"{e}; the fit was begun anew")
-            for path in (checkpoint, previous_checkpoint(checkpoint)):
-                with contextlib.suppress(FileNotFoundError):
-                    path.rename(path.with_name(f"{path.name}.unreadable"))
-            training = begin()
-            first = next(training)
+        textures = _textures(self.context, configuration)
+        first, training, broken = resumed(
+            lambda: train(
+                configuration, data, self.case.seed, textures=textures, checkpoint=checkpoint
+            ),
+            checkpoint,
+        )
+        if broken:
+            self._note(f"{broken}; the fit was begun anew")
         if first.note:
             self._note(first.note)
             self.ledger.restore_previous(self.case.key)
@@ -252,9 +238,13 @@ class Fit:
         self._write(
             sittings=sittings,
             iteration=first.resumed_at,
-            inputs={**self.record.inputs, "images": _counts(data)},
+            inputs={
+                **self.record.inputs,
+                "images": _counts(data),
+                "encoder": first.encoder_digest,
+            },
         )
-        return _chained(first, training)
+        return training
 
     def _keep_progress(self, progress: Progress, sampler: SystemSampler, checkpoint: Path) -> None:
         """Checkpoint and record of an evaluation onto the storage, in this order."""
@@ -355,22 +345,13 @@ class Fit:
             inputs={
                 "data": context.inputs.data[f"{case.category}@{configuration.image_size}"],
                 "textures": context.inputs.textures.get(str(configuration.image_size)),
-                "weights": context.inputs.weights[configuration.encoder_weights],
+                "weights": context.inputs.weights_of(configuration),
                 "method_version": context.inputs.method_version,
             },
             iterations=configuration.iterations,
             environment={**context.environment, **worker_environment()},
             began=time.time(),
         )
-
-
-def _chained(first: Progress, rest: Iterator[Progress]) -> Iterator[Progress]:
-    """A generator that closes the rest when it is closed itself, as itertools.chain does not."""
-    try:
-        yield first
-        yield from rest
-    finally:
-        rest.close()
 
 
 def _counts(data: CategoryData) -> dict[str, int]:

@@ -3,17 +3,22 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ffcad.config import TrainConfig
-from ffcad.datasets import CategoryData, load_category, load_textures
+from ffcad.datasets import load_textures
 from ffcad.encoder_weights import load_encoder_weights, source_digest
 from ffcad.model import FrozenEncoder
+from ffcad.pretrain_config import METHODS, EncoderArchitecture, PretrainConfig
 from ffcad.training import METHOD_VERSION
 from study.config import IMAGE_OBJECTIVE, MASK_OBJECTIVE, StudyConfig, StudyError
+from study.data import load_data
+from study.encoder_sources import describe_makings
+from study.encoders import EncoderNeed, EncoderStore
 from study.spaces import Space
+from study.storage import Storage
 from study.trials import Case
 
 # The knobs that the frozen encoder's architecture depends on.
@@ -29,16 +34,38 @@ class Inputs:
         textures: image size -> digest of the anomaly source images; empty without any.
         weights: `encoder_weights` value -> digest of the file's content, or the word itself.
         method_version: `ffcad.training.METHOD_VERSION`.
+        makings: of encoders that the study makes; see `describe_makings`.
     """
 
     data: dict[str, str]
     textures: dict[str, str]
     weights: dict[str, str]
     method_version: int
+    makings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def contents(self) -> dict[str, Any]:
         """What two sittings of a study must agree on: the digests, not where the weights lie."""
-        return {**dataclasses.asdict(self), "weights": sorted(set(self.weights.values()))}
+        makings = {
+            method: {**making, "recipe": PretrainConfig.from_dict(making["recipe"]).identity()}
+            for method, making in self.makings.items()
+        }
+        weights = sorted(set(self.weights.values()))
+        return {**dataclasses.asdict(self), "weights": weights, "makings": makings}
+
+    def encoder_need(self, config: TrainConfig) -> EncoderNeed | None:
+        """The encoder that a configuration has made for it; None if its weights are there."""
+        making = self.makings.get(config.encoder_weights)
+        if making is None:
+            return None
+        recipe = PretrainConfig.from_dict(making["recipe"])
+        architecture = EncoderArchitecture.of(config)
+        return EncoderNeed(recipe, architecture, making["teacher"], making["corpus"])
+
+    def weights_of(self, config: TrainConfig) -> str:
+        """What names a configuration's encoder: the key of one that is made, a file's digest, or
+        the word itself."""
+        need = self.encoder_need(config)
+        return self.weights[config.encoder_weights] if need is None else need.key
 
     def fit_key(self, config: TrainConfig, category: str, seed: int) -> str:
         """Sixteen hexadecimal digits that name a fit on whatever storage and machine.
@@ -51,7 +78,7 @@ class Inputs:
             "configuration": identity,
             "data": self.data[f"{category}@{config.image_size}"],
             "textures": self.textures.get(str(config.image_size)),
-            "weights": self.weights[config.encoder_weights],
+            "weights": self.weights_of(config),
             "category": category,
             "seed": seed,
             "method_version": self.method_version,
@@ -70,6 +97,7 @@ def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, lis
         StudyError: if the objective needs masks and a category has none.
         DataError: if images or textures cannot be used.
         WeightsError: if weights cannot be read or do not belong to an architecture of the space.
+        CorpusError: if the images that encoders are to be made from cannot be used.
     """
     sizes = sorted(set(space.values_of("image_size")))
     data = {
@@ -84,7 +112,10 @@ def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, lis
             for size in sizes
             if config.textures
         },
-        weights={source: source_digest(source) for source in space.values_of("encoder_weights")},
+        weights={
+            source: source if source in METHODS else source_digest(source)
+            for source in space.values_of("encoder_weights")
+        },
         method_version=METHOD_VERSION,
     )
     check_weights(space)
@@ -101,20 +132,10 @@ def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, lis
         for note in d.notes
         if size == sizes[0]
     ]
-    return dataclasses.replace(config, objective=objective), inputs, notes
-
-
-def load_data(config: StudyConfig, category: str, image_size: int) -> CategoryData:
-    """A category by the study's protocol, as the driver and every worker load it."""
-    return load_category(
-        config.data,
-        None if config.data_root is None else Path(config.data_root),
-        category,
-        image_size,
-        select_on=config.select_on,
-        holdout=config.holdout,
-        allow_duplicates=config.allow_duplicates,
-    )
+    # Last, because it may have to be downloaded.
+    makings, more = describe_makings(config, space, EncoderStore(Storage(config.storage)))
+    inputs = dataclasses.replace(inputs, makings=makings)
+    return dataclasses.replace(config, objective=objective), inputs, [*notes, *more]
 
 
 def cases_of(config: StudyConfig, inputs: Inputs, configuration: TrainConfig) -> tuple[Case, ...]:
@@ -134,7 +155,8 @@ def check_weights(space: Space) -> None:
     tried = set()
     for config in space.corners([*ENCODER_KNOBS, "encoder_weights"]):
         architecture = (config.ffc_layers, config.encoder_ratio, config.local_fourier_unit)
-        if config.encoder_weights == "random" or (architecture, config.encoder_weights) in tried:
+        made = config.encoder_weights in ("random", *METHODS)
+        if made or (architecture, config.encoder_weights) in tried:
             continue
         tried.add((architecture, config.encoder_weights))
         load_encoder_weights(FrozenEncoder(config), config.encoder_weights)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from study.storage import Storage
 
@@ -102,30 +102,34 @@ class FitRecord:
         return self.configuration["encoder_weights"] == "random"
 
 
-class Ledger:
-    """The records of all fits on a storage.
+class Records(Generic[Document]):
+    """What workers do, each by its key, with a folder for its record and its files.
 
     Args:
         storage: what the driver and every worker see.
     """
+
+    root: str
+    file: str
+    kind: type[Document]
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._documents = Documents(storage)
 
     def folder(self, key: str) -> str:
-        """Where a fit's files are."""
-        return f"ledger/{key}"
+        """Where its files are."""
+        return f"{self.root}/{key}"
 
-    def read(self, key: str) -> FitRecord | None:
-        """A fit's record; None where it was never begun.
+    def read(self, key: str) -> Document | None:
+        """A record; None where it was never begun.
 
         Raises:
             LedgerError: if the record is unreadable.
         """
-        return self._documents.read(f"{self.folder(key)}/{RECORD}", FitRecord)
+        return self._documents.read(f"{self.folder(key)}/{self.file}", self.kind)
 
-    def read_all(self, keys: list[str]) -> tuple[list[FitRecord], list[str]]:
+    def read_all(self, keys: list[str]) -> tuple[list[Document], list[str]]:
         """The records that are there and can be read, and a line for each that cannot."""
         records, wrong = [], []
         for key in keys:
@@ -136,20 +140,20 @@ class Ledger:
         return [r for r in records if r is not None], wrong
 
     def keys(self) -> list[str]:
-        """The keys of all fits that were ever begun."""
-        return self.storage.folders("ledger")
+        """The keys of all that were ever begun."""
+        return self.storage.folders(self.root)
 
-    def write(self, record: FitRecord) -> None:
-        """Replaces a fit's record; a reader sees the old one or the new one, whole."""
-        name = f"{self.folder(record.key)}/{RECORD}"
+    def write(self, record: Document) -> None:
+        """Replaces a record; a reader sees the old one or the new one, whole."""
+        name = f"{self.folder(record.key)}/{self.file}"
         # Not `dataclasses.asdict`, whose copy of a long history takes longer than writing it.
         write_document(self.storage, name, vars(record))
 
     @contextlib.contextmanager
     def working_folder(self, key: str) -> Iterator[Path]:
-        """A local folder for the files of a fit that is worked at.
+        """A local folder for the files of what is worked at.
 
-        On a local storage it is the fit's own; else a temporary one that begins with the
+        On a local storage it is its own; else a temporary one that begins with the
         checkpoints that the storage has, and whose files are kept by `keep`.
         """
         if self.storage.local:
@@ -172,7 +176,7 @@ class Ledger:
     def keep(self, key: str, path: Path) -> None:
         """Puts a file of the working folder onto the storage, if it is not there already.
 
-        A checkpoint that the storage has becomes the previous one, until the fit is finished.
+        A checkpoint that the storage has becomes the previous one, until the work is finished.
         """
         if self.storage.local:
             return
@@ -197,6 +201,12 @@ class Ledger:
         previous = previous_checkpoint(Path(CHECKPOINT)).name
         with contextlib.suppress(FileNotFoundError):
             self.storage.copy(f"{self.folder(key)}/{previous}", f"{self.folder(key)}/{CHECKPOINT}")
+
+
+class Ledger(Records[FitRecord]):
+    """The records of all fits on a storage."""
+
+    root, file, kind = "ledger", RECORD, FitRecord
 
     def keep_best(self, key: str) -> None:
         """Keeps the present checkpoint as the best one."""

@@ -14,8 +14,8 @@ if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs a study from its command line; returns the exit code.
+def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
+    """Runs a study from its command line, or only makes its encoders; returns the exit code.
 
     0: done. 2: something was asked for that cannot be done, said in one line. 3: fits failed.
     4: the storage failed on the way. 130: interrupted.
@@ -41,16 +41,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, space, extend = parse(sys.argv[1:] if argv is None else argv)
         # torch is imported from here on.
+        from ffcad.corpus import CorpusError
         from ffcad.encoder_weights import WeightsError
-        from study.driver import run_study
+        from study.driver import make_study_encoders, run_study
         from study.inputs import prepare
 
-        wrong += (WeightsError,)
+        wrong += (CorpusError, WeightsError)
         console = Console()
         with console.status("reading the images"):
             config, inputs, notes = prepare(config, space)
         started = True
-        return run_study(config, space, inputs, notes, console, extend)
+        work = make_study_encoders if encoders_only else run_study
+        return work(config, space, inputs, notes, console, extend)
     except wrong as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
     experiment                      the study
       run  level=study              the study: question, counts, best objective, results.csv
+        run  level=encoder          an encoder that it needs: agreement over iterations, card
         run  level=configuration    a configuration: mean, deviation and worst over its cases
           run  level=fit            a fit: parameters, metrics over iterations, data, system
                                     metrics, checkpoint, pictures
@@ -17,12 +18,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from study.config import StudyConfig
+from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
 from study.ledger import FINISHED, FitRecord, Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.storage import Storage
 from study.study_content import StudyContentBuilder, table_row
-from study.trials import Outcome, StudyFolder, outcomes
+from study.trials import Outcome, StudyFolder, TrialRecord, outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Mirror:
         self.folder = StudyFolder(storage, config.name)
         self.builder = StudyContentBuilder(config)
         self.fit_builder = FitContentBuilder(config, self.ledger)
+        self.encoders = EncoderContents(config, storage)
         self.experiment = ExperimentRuns(config, storage, connect_seconds, rest)
         self._finished: dict[str, FitRecord] = {}
         # Of each run the records that it was last written from, and of each configuration a row of
@@ -92,14 +95,15 @@ class Mirror:
         runs = self.experiment.runs
         if study not in runs:
             self.experiment.create(self.builder.study(trials, groups, self._rows, live))
+        written, encoders = self._write_encoders(trials, runs[study].id, live)
         owners: dict[str, str] = {}
         for group in groups:
             for case in group.cases:
                 # A fit has one run, even where two configurations differ in nothing that counts.
                 owners.setdefault(case.key, group.first.digest)
-        written = sum(self._write_outcome(group, owners, live) for group in groups)
+        written += sum(self._write_outcome(group, owners, live) for group in groups)
         expected = {("configuration", group.first.digest) for group in groups}
-        expected |= {("fit", key) for key in owners}
+        expected |= {("fit", key) for key in owners} | encoders
         if not unreadable:
             written += self._retire(runs.keys() - expected - {study})
         if not live:
@@ -110,6 +114,20 @@ class Mirror:
             written += self.experiment.write(self.builder.study(trials, groups, self._rows, live))
             self._sources[study] = sources
         return written
+
+    def _write_encoders(
+        self, trials: list[TrialRecord], parent: str, live: bool
+    ) -> tuple[int, set[tuple[str, str]]]:
+        """Writes the encoders that the study needs; how many were written, and all of them."""
+        records, wrong = self.encoders.records(trials, self.builder.document)
+        self._say(wrong)
+        written = 0
+        for record in records:
+            identity, sources = ("encoder", record.key), (record, live)
+            if not self._is_same(identity, sources):
+                written += self.experiment.write(self.encoders.content(record, parent, live))
+                self._sources[identity] = sources
+        return written, {("encoder", record.key) for record in records}
 
     def _write_outcome(self, outcome: Outcome, owners: dict[str, str], live: bool) -> int:
         """Writes a configuration and its fits."""

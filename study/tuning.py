@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 
 import ray
 from ray import tune
@@ -22,12 +22,14 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.context import StudyContext
+from study.encoders import EncoderNeed
 from study.fits import Fit
 from study.inputs import Inputs, cases_of
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.machine import code_environment
 from study.plan import Plan
+from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
 from study.search import OptunaSearch, make_scheduler
 from study.spaces import Space
@@ -49,6 +51,7 @@ class Sitting:
         lease: that the driver holds on it.
         plan: what is left.
         journal: file of Optuna's study on this machine.
+        encoders: that are made before the trials, by their keys.
     """
 
     config: StudyConfig
@@ -58,6 +61,7 @@ class Sitting:
     lease: Lease
     plan: Plan
     journal: Path
+    encoders: dict[str, EncoderNeed] = dataclasses.field(default_factory=dict)
 
 
 def tune_study(sitting: Sitting, console: Console) -> bool:
@@ -88,9 +92,11 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
         with (
             _stopping_on_signals(search.stopping, sitting.lease, console),
             _stopping_without(sitting.lease, search),
-            ProgressLine(console, plan.total, cases, partial(_snapshot, search)),
         ):
-            tuner.fit()
+            make_encoders(sitting.encoders, context, (slots, gpus), search, console)
+            if not search.stopping.is_set():
+                with ProgressLine(console, plan.total, cases, partial(_snapshot, search)):
+                    tuner.fit()
         if search.fatal:
             raise StorageError(search.fatal)
         return search.exhausted
@@ -98,6 +104,35 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
         if own:
             ray.shutdown()
         shutil.rmtree(files, ignore_errors=True)
+
+
+def make_only(sitting: Sitting, console: Console) -> None:
+    """Starts Ray, unless it runs already, and makes the encoders; no trial is run.
+
+    Those that failed are tried again.
+
+    Raises:
+        StudyError: if the machine cannot hold one trial.
+        StorageError: if the storage failed on the way.
+    """
+    own = not ray.is_initialized()
+    if own:
+        with console.status("starting Ray"):
+            start_ray()
+    ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
+    try:
+        slots = concurrency(sitting.config, ray.cluster_resources())
+        with (
+            _stopping_on_signals(ending.stopping, sitting.lease, console),
+            _stopping_without(sitting.lease, ending),
+        ):
+            context = make_context(sitting)
+            make_encoders(sitting.encoders, context, slots, ending, console, again=True)
+        if ending.fatal:
+            raise StorageError(ending.fatal)
+    finally:
+        if own:
+            ray.shutdown()
 
 
 def make_context(sitting: Sitting) -> StudyContext:
@@ -201,7 +236,7 @@ def _stopping_on_signals(
 
 
 @contextmanager
-def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
+def _stopping_without(lease: Lease, search: Ending) -> Iterator[None]:
     """Ends the sitting when another driver has taken the study over, thinking this one dead; and
     tells the workers to leave off when nothing can be kept any more."""
     over = threading.Event()

@@ -97,7 +97,7 @@ def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage
         ("--data mvtec", "--data mvtec needs --data-root"),
         ("--data mvtec --data-root nowhere", "--data-root 'nowhere' is no folder"),
         ("--textures nowhere", "--textures 'nowhere' is no folder"),
-        ("--encoder-weights nowhere.pth", "encoder weights 'nowhere.pth' are no file"),
+        ("--encoder nowhere.pth", "--encoder 'nowhere.pth' is no file"),
         ("--select-on test", "invalid choice: 'test'"),
         ("--objective report_pixel_ap", "invalid choice: 'report_pixel_ap'"),
         ("--gpus-per-trial 1.5", "--gpus-per-trial above 1 must be a whole number but got 1.5"),
@@ -138,7 +138,7 @@ def test_weights_that_fit_no_architecture_of_the_space_are_refused(storage, tmp_
 
     path = tmp_path / "resnet18.pth"
     torch.save(resnet18().state_dict(), path)
-    flags = ["--encoder-weights", str(path)]
+    flags = ["--encoder", str(path)]
     assert main(flags) == 2
     assert "global_ratio" in capsys.readouterr().err
     fits = [*flags, "--set", "ffc_encoder=false", "--set", "ffc_layers=2"]

@@ -1,0 +1,34 @@
+"""Whose fault it is that something went wrong: a configuration's, a machine's, or the disk's."""
+
+import errno
+
+import torch
+
+from study.storage import StorageError
+
+# What torch says, as a plain RuntimeError, when a CPU's memory does not suffice.
+NO_MEMORY = "DefaultCPUAllocator"
+# Of a disk, not of a configuration: nothing that follows could be kept either.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's kind and message, as records keep it."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether the machine's or the GPU's memory did not suffice."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)
+
+
+def raise_if_disk(error: Exception, where: str) -> None:
+    """Raises StorageError where it is a disk that is full or cannot be written.
+
+    Args:
+        error: that was caught.
+        where: the storage, where the error names no file.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        file = error.filename or where
+        raise StorageError(f"{file} cannot be written: {error.strerror}") from error

@@ -1,0 +1,182 @@
+"""The driver's first phase: the encoders that its trials need, made in parallel as Ray's tasks."""
+
+import contextlib
+import os
+import threading
+import time
+from typing import Any, Protocol
+
+import ray
+import torch
+from rich.console import Console
+
+from study.context import StudyContext
+from study.encoder_making import Making
+from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
+from study.ledger import FAILED, FINISHED
+from study.storage import Storage, StorageError
+from study.trainable import DriverWatch
+
+# Seconds between two looks at the cards of what is being made, and between two plain lines.
+LOOK_SECONDS, PLAIN_SECONDS = 2.0, 10.0
+
+
+class Ending(Protocol):
+    """How a sitting is told to end; the search is one.
+
+    Attributes:
+        stopping: set, and nothing more is begun.
+        fatal: why nothing can be kept any more, in one line.
+    """
+
+    stopping: threading.Event
+    fatal: str | None
+
+
+def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str | None:
+    """What a worker does: makes an encoder, or leaves it off when its driver is to end.
+
+    Args:
+        context: the study's.
+        need: what is made of what.
+        again: whether one that failed in this study is tried again.
+
+    Returns:
+        Why nothing can be kept any more, in one line, or None.
+    """
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    torch.set_num_threads(context.study.cpus_per_trial)
+    watch = DriverWatch(context)
+    try:
+        # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
+        with contextlib.closing(Making(context, need, again).run()) as run:
+            for _ in run:
+                if watch.is_over():
+                    break
+    except StorageError as e:
+        return str(e)
+    return None
+
+
+def make_encoders(
+    needs: dict[str, EncoderNeed],
+    context: StudyContext,
+    slots: tuple[int, float],
+    ending: Ending,
+    console: Console,
+    again: bool = False,
+) -> None:
+    """Makes encoders, several at once, and says how good each is.
+
+    What cannot be made is said; the fits that need it fail, or try it again, by themselves.
+
+    Args:
+        needs: by their keys.
+        context: the study's.
+        slots: how many at once, and the GPUs of each.
+        ending: looked at and, where the storage fails, set.
+        console: shows the progress.
+        again: whether those that failed in this study are tried again.
+    """
+    if not needs:
+        return
+    work = ray.remote(make_encoder).options(
+        num_cpus=context.study.cpus_per_trial,
+        num_gpus=slots[1],
+        max_retries=context.study.retries,
+        # A machine's trouble is raised, a recipe's is kept in the card.
+        retry_exceptions=True,
+    )
+    shared, waiting, running = ray.put(context), list(needs), {}
+    with _Line(console, context, needs) as line:
+        while running or (waiting and not ending.stopping.is_set()):
+            while waiting and len(running) < slots[0] and not ending.stopping.is_set():
+                key = waiting.pop(0)
+                running[work.remote(shared, needs[key], again)] = key
+            done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
+            for task in done:
+                key = running.pop(task)
+                why = None
+                try:
+                    if fatal := ray.get(task):
+                        ending.fatal = ending.fatal or fatal
+                        ending.stopping.set()
+                except ray.exceptions.RayError as e:
+                    # The last line of a traceback says it.
+                    why = str(e).strip().splitlines()[-1]
+                line.done(key, why)
+            line.show(list(running.values()))
+
+
+class _Line:
+    """How far it is: one line that changes on a terminal, a plain one now and then elsewhere."""
+
+    def __init__(
+        self, console: Console, context: StudyContext, needs: dict[str, EncoderNeed]
+    ) -> None:
+        self.console, self.needs = console, needs
+        self.store = EncoderStore(Storage(context.study.storage))
+        self.over = 0
+        self.methods = {need.recipe.method for need in needs.values()}
+        self.started = self.printed = time.monotonic()
+        self.status = console.status(self._text([]))
+
+    def __enter__(self) -> "_Line":
+        self.status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.status.stop()
+
+    def show(self, running: list[str]) -> None:
+        """Shows it, from the cards of what is being made."""
+        due = time.monotonic() - self.printed > PLAIN_SECONDS
+        if self.console.is_terminal or due:
+            text = self._text(running)
+            self.printed = time.monotonic()
+            if self.console.is_terminal:
+                self.status.update(text)
+            else:
+                self.console.print(text, highlight=False, soft_wrap=True)
+
+    def done(self, key: str, why: str | None) -> None:
+        """Says in a line what became of one."""
+        record = self._record(key)
+        if record is not None and record.status == FINISHED:
+            self.over += 1
+            self.console.print(
+                f"{self._name(key)}: {record.agreement()}, {record.seconds / 60:.1f} min",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif why is not None or (record is not None and record.status == FAILED):
+            self.over += 1
+            why = record.error if record is not None and record.error else why
+            text = f"encoder {self._name(key)} could not be made: {why}"
+            self.console.print(text, style="red", markup=False, soft_wrap=True)
+
+    def _name(self, key: str) -> str:
+        need = self.needs[key]
+        return str(need if len(self.methods) > 1 else need.architecture)
+
+    def _text(self, running: list[str]) -> str:
+        fractions = 0.0
+        for key in running:
+            record = self._record(key)
+            if record is not None and record.iterations:
+                fractions += record.iteration / record.iterations
+        seconds = time.monotonic() - self.started
+        done = self.over + fractions
+        left = (
+            f", {seconds / done * (len(self.needs) - done) / 60:.0f} min left"
+            if fractions and seconds > PLAIN_SECONDS
+            else ""
+        )
+        percent = f" ({fractions / len(running):.0%})" if running else ""
+        return f"encoders {self.over}/{len(self.needs)}  running {len(running)}{percent}{left}"
+
+    def _record(self, key: str) -> EncoderRecord | None:
+        records: list[Any] = []
+        with contextlib.suppress(StorageError):
+            records, _ = self.store.read_all([key])
+        return records[0] if records else None
