@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,11 @@ method=distilled (the default) trains the encoder to give the features of an
 ImageNet ResNet-18, on any images without labels: photographs, textures, your
 own normal parts. method=warm_start only places that network's kernels.
 method=supervised learns classes from <folder>/<class>/<image>.
+
+Class labels are for a GPU and millions of images, for example with
+  --set method=supervised --set image_size=224 --set batch_size=256
+  --set iterations=450000 --set evaluate_every=5000 --set crop_min=0.08
+  --set precision=bfloat16 --set loader_workers=16
 
   python -m ffcad pretrain --corpus photos --ratio 0.5 --out encoder.safetensors
   python -m ffcad fit --data folder --data-root parts \\
@@ -92,13 +98,17 @@ def run(args: argparse.Namespace) -> int:
     output_folder(out.parent)
     checkpoint = out.with_suffix(".checkpoint.pt")
     console.print(f"{architecture}, {recipe.method}, {len(corpus)} images", soft_wrap=True)
-    making = pretrain(recipe, architecture, corpus, teacher, checkpoint=checkpoint)
-    announced = _announced(making, checkpoint, console)
-    final = run_to_end(making, shown_making(announced, console), checkpoint)
-    save_encoder(out, final.encoder, final.card)
-    # The file holds all that is left of it.
-    for path in (checkpoint, previous_checkpoint(checkpoint)):
-        path.unlink(missing_ok=True)
+    try:
+        with FileLock(out.with_suffix(".lock"), timeout=0):
+            making = pretrain(recipe, architecture, corpus, teacher, checkpoint=checkpoint)
+            announced = _announced(making, checkpoint, console)
+            final = run_to_end(making, shown_making(announced, console), checkpoint)
+            save_encoder(out, final.encoder, final.card)
+            # The file holds all that is left of it.
+            for path in (checkpoint, previous_checkpoint(checkpoint)):
+                path.unlink(missing_ok=True)
+    except Timeout as e:
+        raise UsageError(f"{out} is being made by another process; wait for it, or end it") from e
     for note in final.card["notes"]:
         print(f"note: {note}", file=sys.stderr)
     console.print(_table(final))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from encoders import teacher_file
+from filelock import FileLock
 from image_folders import picture, save
 
 from ffcad.commands import main
@@ -51,7 +52,8 @@ def test_it_writes_weights_that_a_training_takes(images, tmp_path, capsys):
     assert f"--set encoder_weights={out} --set global_ratio=0.25 --set ffc_layers=3" in shown
     assert "level 3, global" in shown
     assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    left = sorted(path.name for path in out.parent.iterdir() if path.suffix != ".lock")
+    assert left == [out.name]
 
 
 @pytest.mark.slow
@@ -126,6 +128,14 @@ def test_wrong_arguments_are_said_in_one_line(images, tmp_path, capsys, more, me
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_two_makers_of_one_file_do_not_disturb_each_other(images, tmp_path, capsys):
+    out = tmp_path / "encoder.safetensors"
+    with FileLock(out.with_suffix(".lock")):
+        assert main(command(images, out)) == 2
+    assert "is being made by another process; wait for it, or end it" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.slow
