@@ -1,4 +1,4 @@
-"""A study so small that one of its fits takes about a second."""
+"""A study so small that one of its fits, or the making of an encoder, takes about a second."""
 
 import dataclasses
 import socket
@@ -8,7 +8,10 @@ import time
 
 import pytest
 import s3fs
+import torch
 
+from ffcad.encoder_weights import save_encoder
+from ffcad.resnet import FFCResNet
 from study.arguments import parse
 from study.context import StudyContext
 from study.inputs import cases_of, prepare
@@ -18,6 +21,11 @@ TINY = (
     "--categories dial --set image_size=32 --set autoencoder_channels=16 --set head_channels=8 "
     "--set batch_size=2 --set autoencoder_iterations=2 --set head_iterations=4 "
     "--set evaluate_every=2 --set ffc_layers=1 --set global_ratio=0"
+)
+
+RECIPE = (
+    "--encoder distilled --pretrain iterations=4 --pretrain evaluate_every=2 --pretrain "
+    "batch_size=2 --pretrain calibration_batches=1 --pretrain held_out=0.05"
 )
 
 
@@ -45,6 +53,15 @@ def make_context():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory):
+    """Flags of encoders that are made in four iterations, from a teacher in a file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "resnet18.safetensors"
+    save_encoder(path, FFCResNet(0.0), {})
+    return f"{RECIPE} --teacher {path}"
 
 
 @pytest.fixture(scope="session")

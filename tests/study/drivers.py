@@ -21,10 +21,10 @@ TINY = FLAGS.split()
 SECONDS = 400
 
 
-def start(folder, *flags):
+def start(folder, *flags, command=(str(SCRIPT),)):
     """The driver, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *flags],
+        [sys.executable, *command, *flags],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
