@@ -336,6 +336,7 @@ class _Making:
             "corpus": self.corpus.digest,
             "images": {"trained": len(self.trained), "held_out": len(self.held_out)},
             "figures": self.figures,
+            "history": self.history,
             "iterations": self.iteration,
             "seconds": self.seconds,
             "notes": [

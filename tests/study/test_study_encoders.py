@@ -27,7 +27,14 @@ CELLS = {
 }
 FIXED = {"ffc_layers": 1}
 """
-LONG = "--pretrain iterations=60 --pretrain evaluate_every=15 --pretrain patience=9".split()
+LONG = [
+    "--pretrain",
+    "iterations=60",
+    "--pretrain",
+    "evaluate_every=15",
+    "--pretrain",
+    "patience=9",
+]
 
 
 @pytest.fixture
