@@ -21,8 +21,6 @@ PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 # Tags that a run may lose again, and the beginning of those for parameters that have changed.
 PASSING_TAGS = {"error", "reused_from", "retired", "checkpoint_iteration", MLFLOW_RUN_NOTE}
 CHANGED_PARAM = "param."
-# Else MLflow's pages offer what belongs to language models, and hide the runs.
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(kw_only=True)
@@ -85,7 +83,7 @@ class ExperimentRuns:
             self.id = client.create_experiment(
                 self.config.name,
                 artifact_location=None if server else artifacts,
-                tags={**MODEL_TRAINING, MLFLOW_RUN_NOTE: self.config.question},
+                tags={MLFLOW_RUN_NOTE: self.config.question},
             )
         else:
             self.id = found.experiment_id

@@ -147,7 +147,6 @@ def check_full_study(study):
     assert description.startswith(f"**{study.question}**")
     assert "Best of 1 finished: trial 0" in description
     experiment = client.get_experiment(top.info.experiment_id)
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert experiment.tags["mlflow.note.content"] == study.question
 
     assert leaf.data.params["image_size"] == "64"
