@@ -27,7 +27,7 @@ CELLS = {
 }
 FIXED = {"ffc_layers": 1}
 """
-LONG = "--pretrain iterations=60 --pretrain evaluate_every=15 --pretrain patience=9".split()
+LONG = ["--pretrain", "iterations=60", "--pretrain", "evaluate_every=15"]
 
 
 @pytest.fixture
