@@ -1,4 +1,4 @@
-"""`python -m ffcad describe`, `fit` and `predict`."""
+"""`python -m ffcad describe`, `fit`, `predict` and `pretrain`."""
 
 import sys
 

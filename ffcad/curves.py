@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from ffcad.metrics import (
     AUPRO_LIMIT,
-    MetricError,
     _area,
     _auroc,
     _average_precision,
+    _check_one_map_each,
+    _corners,
     _image_sweep,
     _pixel_sweep,
     _Sweep,
@@ -79,13 +80,10 @@ def split_curves(scores: Any, labels: Any, maps: Any, masks: Any | None) -> list
     curves = _roc_and_precision_recall("image", _image_sweep(scores, labels))
     if masks is None:
         return curves
-    if np.shape(maps)[:1] != np.shape(scores):
-        raise MetricError(
-            f"maps must hold one map for each of the {len(scores)} scores but got shape "
-            f"{np.shape(maps)}; give maps and scores of the same images"
-        )
+    _check_one_map_each(scores, maps)
     sweep = _pixel_sweep(maps, masks, with_regions=True)
-    x, y = _until(*_corners(sweep, sweep.overlap), AUPRO_LIMIT)
+    # A sum of shares: rounding alone can make it more than 1.
+    x, y = _until(*_corners(sweep, np.minimum(sweep.overlap, 1.0)), AUPRO_LIMIT)
     area = _area(sweep, sweep.overlap, AUPRO_LIMIT)
     return [
         *curves,
@@ -107,18 +105,6 @@ def _roc_and_precision_recall(level: str, sweep: _Sweep) -> list[Curve]:
         Curve(f"{level}_roc", "false-positive rate", "true-positive rate", *roc, _auroc(sweep)),
         Curve(f"{level}_precision_recall", "recall", "precision", *thinned(steps, precision), area),
     ]
-
-
-def _corners(sweep: _Sweep, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every corner of `height` (T,) against the false-positive rate, from (0, 0) to the end."""
-    # Negatives alone move a curve to the right; then positives, with their ties, move it upwards.
-    x, y = np.zeros((2, 2 * height.size + 2))
-    x[1:-1:2] = sweep.negatives_above / sweep.negatives_total
-    x[2:-1:2] = sweep.negatives / sweep.negatives_total
-    x[-1] = 1.0
-    y[2:-1:2] = height
-    y[3::2] = height
-    return x, np.minimum(y, 1.0, out=y)  # rounding alone can leave [0, 1]
 
 
 def _until(x: np.ndarray, y: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:

@@ -102,13 +102,17 @@ def save_encoder(path: Path, encoder: FFCResNet, card: dict[str, Any]) -> None:
         encoder: of three stages.
         card: JSON types, as `ffcad.pretrain` gives them.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     try:
-        save_file(state, temporary, metadata={"card": json.dumps(card)})
+        # Not its `save_file`, whose files only their owner can read.
+        with open(temporary, "wb") as f:
+            f.write(save(state, metadata={"card": json.dumps(card)}))
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -151,13 +155,13 @@ def load_release_state(encoder: FFCResNet, state: dict[str, Tensor], source: str
     names |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in names}
     unused = ("fc.", *(f"layer{i}." for i in range(encoder.stages + 1, 5)))
     names = {k: v for k, v in names.items() if not k.startswith(unused)}
-    wrong = [f"{k} is missing" for k in own if k not in names]
-    wrong += [f"{k} has no place" for k in names if k not in own]
-    wrong += [
+    wrong = [
         f"{k} has shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
         for k, v in names.items()
         if k in own and v.shape != own[k].shape
     ]
+    wrong += [f"{k} is missing" for k in own if k not in names]
+    wrong += [f"{k} has no place" for k in names if k not in own]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise WeightsError(

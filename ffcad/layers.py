@@ -10,7 +10,11 @@ Shapes: B batch, C channels, H height, W width. A pair (local, global) of featur
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Input channels from which on oneDNN's strided 1x1 convolutions are sound, see StridedPointwise.
+SOUND_CHANNELS = 16
 
 Branches = tuple[Tensor | None, Tensor | None]
 
@@ -24,6 +28,21 @@ def concatenate(branches: Branches) -> Tensor:
     """Local and global channels in one tensor, local first."""
     present = [x for x in branches if x is not None]
     return present[0] if len(present) == 1 else torch.cat(present, dim=1)
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride that picks its pixels first and then takes each of them.
+
+    What it computes is what Conv2d does. On the CPU, the gradient of such a convolution's weights
+    is computed by oneDNN, which writes past the end of its workspace where pixels lie in
+    channels-last order and have fewer channels than a vector register holds: 16 with AVX-512, 8
+    with AVX2 (uxlfoundation/oneDNN#6035; found in 3.13.3). Without a stride it has no workspace.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        x = x[..., :: self.stride[0], :: self.stride[1]]
+        return F.conv2d(x, self.weight, self.bias, groups=self.groups)
 
 
 class FourierUnit(nn.Module):
@@ -169,7 +188,9 @@ class FFC(nn.Module):
         def convolution(c_in: int, c_out: int) -> nn.Conv2d | None:
             if c_in == 0 or c_out == 0:
                 return None
-            return nn.Conv2d(
+            pick_first = kernel_size == 1 and stride > 1 and c_in // groups < SOUND_CHANNELS
+            kind = StridedPointwise if pick_first and padding == 0 else nn.Conv2d
+            return kind(
                 c_in, c_out, kernel_size, stride, padding, dilation, groups=groups, bias=bias
             )
 

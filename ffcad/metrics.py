@@ -161,13 +161,17 @@ def all_metrics(scores: Any, labels: Any, maps: Any, masks: Any | None) -> dict[
     sweep = _image_sweep(scores, labels)
     metrics = {"image_auroc": _auroc(sweep), "image_ap": _average_precision(sweep)}
     if masks is not None:
-        if np.shape(maps)[:1] != np.shape(scores):
-            raise MetricError(
-                f"maps must hold one map for each of the {len(scores)} scores but got shape "
-                f"{np.shape(maps)}; give maps and scores of the same images"
-            )
+        _check_one_map_each(scores, maps)
         metrics |= pixel_metrics(maps, masks)
     return metrics
+
+
+def _check_one_map_each(scores: Any, maps: Any) -> None:
+    if np.shape(maps)[:1] != np.shape(scores):
+        raise MetricError(
+            f"maps must hold one map for each of the {len(scores)} scores but got shape "
+            f"{np.shape(maps)}; give maps and scores of the same images"
+        )
 
 
 def _image_sweep(scores: Any, labels: Any) -> _Sweep:
@@ -259,8 +263,8 @@ def _auroc(sweep: _Sweep) -> float:
     return _area(sweep, sweep.positives / sweep.positives_total, 1.0)
 
 
-def _area(sweep: _Sweep, height: np.ndarray, limit: float) -> float:
-    """Area under `height` (T,) against the false-positive rate up to `limit`, over `limit`."""
+def _corners(sweep: _Sweep, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every corner of `height` (T,) against the false-positive rate, from (0, 0) to the end."""
     # Each threshold has two corners: the negatives strictly above it move the curve to the right
     # at the height reached before, then its own positives and negatives move it on a slope.
     x = np.zeros(2 * height.size + 2)
@@ -271,6 +275,12 @@ def _area(sweep: _Sweep, height: np.ndarray, limit: float) -> float:
     x[-1] = 1.0
     y[2:-1:2] = height
     y[3::2] = height
+    return x, y
+
+
+def _area(sweep: _Sweep, height: np.ndarray, limit: float) -> float:
+    """Area under `height` (T,) against the false-positive rate up to `limit`, over `limit`."""
+    x, y = _corners(sweep, height)
     inside = int(np.searchsorted(x, limit, side="right"))
     area = np.trapezoid(y[:inside], x[:inside])
     if inside < x.size:

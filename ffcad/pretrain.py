@@ -82,7 +82,7 @@ class PretrainProgress:
         history: all evaluations: iteration, 'training_loss' since the last, figures.
         final: whether it is done; the encoder then has the weights of the best evaluation, with
             statistics taken anew, and the figures are those of that.
-        encoder: in its present state.
+        encoder: at the end; else None.
         card: at the end, what is known of the weights: architecture, recipe, digests, figures,
             cost; else None.
         note: one line if the newest checkpoint could not be read when this sitting began.
@@ -96,7 +96,7 @@ class PretrainProgress:
     figures: dict[str, float] | None
     history: list[dict[str, Any]]
     final: bool
-    encoder: FFCResNet
+    encoder: FFCResNet | None
     card: dict[str, Any] | None
     note: str | None = None
     resumed_at: int = 0
@@ -138,7 +138,7 @@ def pretrain(
         return
     started = time.perf_counter() - making.seconds
     try:
-        if making.iteration == 0:
+        if making.iteration == 0 and making.iterations:
             yield making.progress(making.evaluate())
         for batch in making.loader():
             if making.is_over():
@@ -320,7 +320,7 @@ class _Making:
             figures=figures,
             history=list(self.history),
             final=final,
-            encoder=self.objective.encoder,
+            encoder=self.objective.encoder if final else None,
             card=self._card() if final else None,
             note=self.note,
             resumed_at=self.resumed_at,
@@ -336,6 +336,7 @@ class _Making:
             "corpus": self.corpus.digest,
             "images": {"trained": len(self.trained), "held_out": len(self.held_out)},
             "figures": self.figures,
+            "history": self.history,
             "iterations": self.iteration,
             "seconds": self.seconds,
             "notes": [

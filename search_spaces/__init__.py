@@ -1,1 +1,1 @@
-"""One short file per question; `study/spaces.py` says what a file holds."""
+"""One short file per question; `study/space_files.py` says what a file holds."""

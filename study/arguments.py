@@ -14,7 +14,8 @@ from study.config import (
     StudyError,
     space_fields,
 )
-from study.spaces import Space, available_spaces, load_space
+from study.space_files import available_spaces, load_space
+from study.spaces import Space
 from study.storage import Storage
 from study.trials import existing_study
 

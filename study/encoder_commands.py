@@ -1,9 +1,10 @@
-"""`python -m study encoders list|make|check|remove`: the frozen encoders on a storage."""
+"""`python -m study encoders list|make|add|check|remove`: the frozen encoders on a storage."""
 
 import argparse
 import dataclasses
 import json
 from collections import Counter
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -22,6 +23,7 @@ DESCRIPTION = """The frozen encoders that studies have made on a storage, shared
 list [STUDY]   those of a study, missing ones too, or all
 make STUDY     makes a study's missing ones, and those that failed, without its fits; instead of a
                study's name, the flags of `run` begin one
+add FILE       takes one that `python -m ffcad pretrain` made, on another machine perhaps
 check [STUDY]  whether the files are what their cards say
 remove KEY     removes one; a fit that needs it has it made again"""
 
@@ -30,13 +32,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Declares the command; `make` has the flags of `run`."""
     parser = commands.add_parser(
         "encoders",
-        help="lists, makes, checks and removes the frozen encoders that studies share",
+        help="lists, makes, adds, checks and removes the frozen encoders that studies share",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("action", nargs="?", default="list", choices=("list", "make", "check", "remove"))
-    add("of", nargs="?", metavar="STUDY|KEY", help="a study's name; of `remove` an encoder's key")
+    add("action", nargs="?", default="list", choices=("list", "make", "add", "check", "remove"))
+    add("of", nargs="?", metavar="STUDY|KEY|FILE", help="as above")
     add("--json", action="store_true", help="of `list`: all cards, for programs")
     add("--storage", default="runs", help="folder or URI (default: runs)")
 
@@ -61,12 +63,14 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
         The exit code: 0, or 3 if a file is broken.
 
     Raises:
-        EncoderError: if an encoder cannot be removed.
+        EncoderError: if an encoder cannot be removed or added.
         LedgerError: if there is no such study.
     """
     store = EncoderStore(storage)
     if given.action == "remove":
         return _remove(store, given.of, console)
+    if given.action == "add":
+        return _add(store, given.of, console)
     needs = None if given.of is None else _needs_of(storage, given.of)
     keys = store.keys() if needs is None else list(needs)
     records, wrong = store.read_all(keys)
@@ -156,6 +160,16 @@ def _check(
     if broken:
         console.print("The next fit that needs a broken one mends it.")
     return BROKEN if broken else OK
+
+
+def _add(store: EncoderStore, file: str | None, console: Console) -> int:
+    from study.encoder_adding import add_encoder  # Brings torch.
+
+    if file is None:
+        raise EncoderError("encoders add needs the file of an encoder")
+    record = add_encoder(store, Path(file))
+    console.print(f"{record.key}: {record.need}, {record.agreement()}", highlight=False)
+    return OK
 
 
 def _remove(store: EncoderStore, key: str | None, console: Console) -> int:

@@ -12,7 +12,7 @@ from study.encoder_needs import of_space
 from study.encoders import CARD, EncoderRecord, EncoderStore
 from study.inputs import Inputs
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.run_content import RunContent, milliseconds
+from study.run_content import RunContent, last_seen, milliseconds
 from study.storage import Storage
 from study.trials import RETIRED, TrialRecord
 
@@ -99,7 +99,7 @@ class EncoderContents:
             name=f"encoder: {record.need}",
             parent=parent,
             began=record.began,
-            ended=_last_seen(record),
+            ended=last_seen(record),
             status=status,
             params={k: v if isinstance(v, str) else json.dumps(v) for k, v in knobs.items()},
             metrics=_metrics(record, totals=status != "RUNNING"),
@@ -125,11 +125,6 @@ def _metrics(record: EncoderRecord, totals: bool) -> list[Metric]:
     if totals:
         figures = {f"final_{key}": value for key, value in record.figures.items()}
         figures |= {"seconds": record.seconds, "peak_memory_mb": record.peak_memory_mb}
-        when = milliseconds(_last_seen(record))
+        when = milliseconds(last_seen(record))
         metrics += [Metric(key, value, when, record.iteration) for key, value in figures.items()]
     return metrics
-
-
-def _last_seen(record: EncoderRecord) -> float:
-    """When it ended, or when a killed one last gave a sign of life."""
-    return record.ended or (record.history[-1]["time"] if record.history else record.began)

@@ -21,7 +21,6 @@ from ray import tune
 from rich.console import Console
 
 from study.config import StudyConfig, StudyError
-from study.console import ProgressLine, Snapshot
 from study.context import StudyContext
 from study.encoders import EncoderNeed
 from study.fits import Fit
@@ -31,6 +30,7 @@ from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.machine import code_environment
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
+from study.progress_line import ProgressLine, Snapshot
 from study.search import OptunaSearch, make_scheduler
 from study.spaces import Space
 from study.storage import Storage, StorageError

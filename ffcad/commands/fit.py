@@ -3,11 +3,9 @@
 import argparse
 import hashlib
 import json
-import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +21,7 @@ from ffcad.commands.arguments import (
 )
 from ffcad.commands.progress import shown
 from ffcad.commands.results import results_document, results_table, write_json
+from ffcad.commands.stopping import run_to_end
 from ffcad.config import TrainConfig
 from ffcad.datasets import (
     DATA_LAYOUTS,
@@ -163,27 +162,10 @@ def _train(
         KeyboardInterrupt: after SIGINT or SIGTERM; it says how to go on.
     """
     training = train(config, data, seed, textures=textures, checkpoint=checkpoint)
-    last = None
-    try:
-        with warnings.catch_warnings(), _stop_signals() as caught:
-            warnings.simplefilter("ignore", RandomEncoderWarning)  # the command has said it
-            announced = _announced(training, checkpoint, console)
-            for progress in shown(announced, config, console):
-                last = progress
-                if caught:
-                    break
-            training.close()  # writes the checkpoint
-    except KeyboardInterrupt as e:
-        with suppress(KeyboardInterrupt):
-            training.throw(KeyboardInterrupt)  # closed, it would take its time to write
-        where = f"interrupted at iteration {last.iteration if last else 0}"
-        there = checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
-        after = "goes on from its last checkpoint" if there else "begins anew"
-        raise KeyboardInterrupt(f"{where}; the same command {after}") from e
-    if caught:
-        where = f"stopped at iteration {last.iteration} of {last.iterations}"
-        raise KeyboardInterrupt(f"{where}; the same command goes on from there")
-    return last
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RandomEncoderWarning)  # the command has said it
+        announced = _announced(training, checkpoint, console)
+        return run_to_end(training, shown(announced, config, console), checkpoint)
 
 
 def _announced(
@@ -201,31 +183,6 @@ def _announced(
                 where = f"{used}, iteration {progress.resumed_at}"
                 console.print(f"going on from {where}", soft_wrap=True)
         yield progress
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, for a training to stop at its leisure; a second one interrupts.
-
-    A signal that the process was started to ignore stays ignored.
-    """
-    caught = []
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, catch)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _draw(out: Path, data: CategoryData, final: Progress) -> None:

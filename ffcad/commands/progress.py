@@ -1,8 +1,9 @@
 """How far a training is and how long it will take: a bar, or lines where there is no terminal."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -10,16 +11,58 @@ from rich.progress import Progress as Bar
 
 from ffcad.config import TrainConfig
 from ffcad.cost import iteration_macs
+from ffcad.pretrain import PretrainProgress
 from ffcad.training import AUTOENCODER, HEAD, Progress
 
 SECONDS_BETWEEN_LINES = 10
+
+Kind = TypeVar("Kind", Progress, PretrainProgress)
 
 
 def shown(
     training: Iterable[Progress], config: TrainConfig, console: Console
 ) -> Iterator[Progress]:
     """Passes a training's progress on and shows it meanwhile."""
-    time_left = TimeLeft(config)
+    left, total = TimeLeft(config), config.iterations
+    return _shown(training, console, total, left, lambda progress: progress.stage, _evaluation)
+
+
+def shown_making(
+    making: Iterable[PretrainProgress], console: Console
+) -> Iterator[PretrainProgress]:
+    """Passes the progress of an encoder's making on and shows it meanwhile."""
+
+    def left(progress: PretrainProgress) -> float | None:
+        done = progress.iteration - progress.resumed_at
+        if progress.final or done == 0:
+            return 0.0 if progress.final else None
+        nonlocal began
+        began = progress.seconds if began is None else began
+        pace = (progress.seconds - began) / max(1, done - 1)
+        return pace * (progress.iterations - progress.iteration) if done > 1 else None
+
+    began: float | None = None
+    return _shown(making, console, None, left, lambda progress: "encoder", _agreement)
+
+
+def _shown(
+    training: Iterable[Kind],
+    console: Console,
+    total: int | None,
+    time_left: Callable[[Kind], float | None],
+    name: Callable[[Kind], str],
+    evaluation: Callable[[Kind], str | None],
+) -> Iterator[Kind]:
+    """Passes progress on and shows it: a bar, or a line every few seconds.
+
+    Args:
+        training: the progress.
+        console: where to.
+        total: iterations; None takes the progress's own.
+        time_left: seconds, as far as they are known.
+        name: of what is trained now.
+        evaluation: the line of an evaluation; None where there is none.
+    """
     bar = None
     if console.is_terminal:
         columns = (
@@ -29,21 +72,26 @@ def shown(
             TextColumn("{task.fields[left]} left"),
         )
         bar = Bar(*columns, console=console, expand=True)
-        task = bar.add_task("starting", total=config.iterations, loss="?", left="?")
+        task = bar.add_task("starting", total=total, loss="?", left="?")
     next_line = 0.0
     with bar or nullcontext():
         for progress in training:
-            left = duration(time_left(progress))
-            if progress.metrics is not None:
-                console.print(_evaluation(progress), soft_wrap=True)
+            left, done = duration(time_left(progress)), progress.iteration
+            if line := evaluation(progress):
+                console.print(line, soft_wrap=True)
             if bar is not None:
-                loss = f"{progress.loss:.3g}"
-                done = progress.iteration
-                bar.update(task, description=progress.stage, completed=done, loss=loss, left=left)
-            elif time.monotonic() >= next_line:
+                bar.update(
+                    task,
+                    description=name(progress),
+                    completed=done,
+                    total=progress.iterations,
+                    loss=f"{progress.loss:.3g}",
+                    left=left,
+                )
+            elif done and time.monotonic() >= next_line:
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
                 console.print(
-                    f"{progress.stage} {progress.iteration}/{progress.iterations}, loss "
+                    f"{name(progress)} {done}/{progress.iterations}, loss "
                     f"{progress.loss:.3g}, {duration(progress.seconds)} spent, {left} left",
                     soft_wrap=True,
                 )
@@ -89,8 +137,26 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _evaluation(progress: Progress) -> str:
+def _evaluation(progress: Progress) -> str | None:
+    if progress.metrics is None:
+        return None
     names = ("image_auroc", "pixel_auroc", "pixel_ap")
     found = {name: progress.metrics.get(f"select_{name}") for name in names}
     values = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
     return f"{progress.stage} {progress.iteration}/{progress.iterations}: select {values}"
+
+
+def _agreement(progress: PretrainProgress) -> str | None:
+    figures = progress.figures
+    if figures is None:
+        return None
+    if "top1" in figures:
+        words = f"top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}"
+    else:
+        words = ", ".join(
+            f"level {k} cosine {figures[f'level{k}_cosine']:.3f} CKA {figures[f'level{k}_cka']:.3f}"
+            for k in (1, 2, 3)
+        )
+    end = "held out at the end" if progress.final else "held out"
+    where = f"encoder {progress.iteration}/{progress.iterations}"
+    return f"{where}: {end}: loss {figures['loss']:.4f}, {words}"

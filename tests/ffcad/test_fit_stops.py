@@ -12,7 +12,7 @@ from image_folders import mvtec
 
 from ffcad.checkpoint import load_checkpoint, previous_checkpoint
 from ffcad.commands import main
-from ffcad.commands.fit import _stop_signals
+from ffcad.commands.stopping import stop_signals
 
 KNOBS = dict(
     image_size=64,
@@ -46,7 +46,7 @@ def handlers() -> list:
 
 def test_one_signal_is_noted_a_second_interrupts_and_the_handlers_come_back():
     before = handlers()
-    with pytest.raises(KeyboardInterrupt), _stop_signals() as caught:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stop_signals() as caught:  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         assert caught == [signal.SIGTERM]
         signal.raise_signal(signal.SIGINT)
@@ -56,7 +56,7 @@ def test_one_signal_is_noted_a_second_interrupts_and_the_handlers_come_back():
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _stop_signals() as caught:
+        with stop_signals() as caught:
             signal.raise_signal(signal.SIGINT)
         assert caught == []
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffcad.encoder_weights import load_release_state
-from ffcad.layers import FFC, FFCNormAct, FourierUnit, SpectralTransform
+from ffcad.layers import FFC, FFCNormAct, FourierUnit, SpectralTransform, StridedPointwise
 from ffcad.resnet import FFCResNet
 
 CASES = json.loads(Path(__file__).with_name("ffc_reference.json").read_text())["cases"]
@@ -275,3 +277,43 @@ def test_what_cannot_be_built_is_refused(arguments, message):
     given = dict(ratio_gin=0.5, ratio_gout=0.5, enable_lfu=False) | arguments
     with pytest.raises(ValueError, match=message):
         FFC(16, 16, 3, **given)
+
+
+GRADIENTS_IN_CHANNELS_LAST = """
+import torch
+from ffcad.layers import FFC
+
+torch.set_num_threads(1)
+for channels in (8, 16, 30):  # Half of them local, half global.
+    ffc = FFC(channels, 2 * channels, 1, 0.5, 0.5, stride=2, enable_lfu=False)
+    x = torch.randn(2, channels // 2, 64, 64).contiguous(memory_format=torch.channels_last)
+    for _ in range(5):
+        local, global_ = ffc((x, x))
+        (local.sum() + global_.sum()).backward()
+print("sound")
+"""
+
+
+def test_narrow_strided_1x1_convolutions_keep_to_their_memory():
+    """oneDNN writes past its workspace there (uxlfoundation/oneDNN#6035), so in another process."""
+    command = [sys.executable, "-c", GRADIENTS_IN_CHANNELS_LAST]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "sound\n", (
+        f"the process ended with {result.returncode} and {result.stderr[-300:]!r}: no strided 1x1 "
+        "convolution of fewer than 16 channels may reach oneDNN; see StridedPointwise"
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
+def test_picking_pixels_first_is_the_same_convolution(size):
+    usual = nn.Conv2d(12, 20, 1, stride=2, groups=2)
+    other = StridedPointwise(12, 20, 1, stride=2, groups=2)
+    other.load_state_dict(usual.state_dict())
+    gradients = []
+    for convolution in (usual, other):
+        x = noise(3, 12, *size).requires_grad_()
+        y = convolution(x)
+        gradients.append(torch.autograd.grad((y**2).sum(), [x, *convolution.parameters()]))
+        assert y.shape[-2:] == tuple((side + 1) // 2 for side in size)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)

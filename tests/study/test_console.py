@@ -1,13 +1,12 @@
 import dataclasses
 import io
 import re
-import time
 
 import pytest
 from rich.console import Console
 
 from study.arguments import parse
-from study.console import ProgressLine, Snapshot, failures, next_steps, summary
+from study.console import failures, next_steps, summary
 from study.ledger import FitRecord, Ledger
 from study.storage import Storage
 from study.trials import Case, TrialRecord
@@ -108,28 +107,3 @@ def test_the_commands_at_the_end_parse(config, monkeypatch):
     assert "--backend-store-uri sqlite:///runs/mlflow.db" in commands[0]
     assert commands[1].endswith("/somewhere/study/run.py --resume mine --num-trials 8")
     assert commands[2].endswith("/somewhere/study/run.py --data folder --data-root FOLDER")
-
-
-def running(fractions):
-    return Snapshot([*TRIALS[:2], trial(4, "begun")], fractions)
-
-
-def test_the_line_says_how_far_it_is_and_how_long_it_takes():
-    progress = ProgressLine(Console(), 5, 2, lambda: Snapshot([TRIALS[0]], {}))
-    # Since the start 1.5 trials were done in 60 s, and 2.5 are left.
-    line = progress.line(running({4: 0.5}), 60.0)
-    assert line == "trials 2/5  fits 5  running 1  best 0.7000  1:40 left"
-    assert len(line) <= 60
-    assert progress.line(Snapshot([TRIALS[0]], {4: 0.0}), 1.0).endswith("--:-- left")
-
-
-def test_without_a_terminal_plain_lines_come_now_and_then_and_never_twice():
-    out = io.StringIO()
-    snapshots = iter([running({4: 0.1})] * 3)
-    last = running({4: 0.1})
-    with ProgressLine(
-        Console(file=out, width=80), 5, 1, lambda: next(snapshots, last), plain_seconds=0.05
-    ) as progress:
-        progress.before = progress._done(last)  # Then no time is left to estimate.
-        time.sleep(0.4)
-    assert out.getvalue() == "trials 2/5  fits 2  running 1  best 0.7000  --:-- left\n"

@@ -126,35 +126,36 @@ def test_a_fit_that_is_left_off_goes_on_there_and_ends_as_if_it_had_not_been(
     assert same_numbers(resumed, whole)
 
 
-def test_the_checkpoint_before_serves_when_the_last_one_is_broken(
-    finished, first_fit, make_context, tmp_path
+def cut_short(folder):
+    path = folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def overwrite_all(folder):
+    for path in folder.glob("checkpoint*.pt"):
+        path.write_bytes(b"nonsense")
+
+
+@pytest.mark.parametrize(
+    ("damage", "begins", "said"),
+    [
+        (cut_short, 3, "checkpoint.previous.pt of iteration 2 was taken"),
+        (overwrite_all, 1, "the fit was begun anew"),
+    ],
+)
+def test_a_broken_checkpoint_is_replaced_by_the_one_before_it_or_by_beginning_anew(
+    finished, first_fit, make_context, tmp_path, damage, begins, said
 ):
     _, _, whole, _ = finished
     context = make_context(tmp_path)
     configuration, case = first_fit(context)
     left_off(context, configuration, case, 4)
-    checkpoint = folder_of(context, case) / CHECKPOINT
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    damage(folder_of(context, case))
     resumed, made = fit(context, configuration, case)
-    assert [progress.iteration for progress in made] == [3, 4, 5, 6]
+    assert [progress.iteration for progress in made] == list(range(begins, 7))
     (note,) = resumed.notes
     assert "checkpoint.pt cannot be read" in note
-    assert same_numbers(resumed, whole)
-
-
-def test_a_fit_without_a_sound_checkpoint_is_begun_anew_and_says_so(
-    finished, first_fit, make_context, tmp_path
-):
-    _, _, whole, _ = finished
-    context = make_context(tmp_path)
-    configuration, case = first_fit(context)
-    left_off(context, configuration, case, 4)
-    for path in folder_of(context, case).glob("checkpoint*.pt"):
-        path.write_bytes(b"nonsense")
-    resumed, made = fit(context, configuration, case)
-    assert len(made) == 6
-    (note,) = resumed.notes
-    assert note.endswith("the fit was begun anew")
+    assert note.endswith(said)
     assert same_numbers(resumed, whole)
 
 

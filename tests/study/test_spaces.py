@@ -6,7 +6,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ffcad.config import TrainConfig, knobs
 from study.search import OptunaSearch
-from study.spaces import SpaceError, available_spaces, bounds, checked, load_space
+from study.space_files import available_spaces, load_space
+from study.spaces import SpaceError, bounds, checked
 
 
 def space_of(search, fixed=None, name="mine"):
@@ -113,48 +114,6 @@ def test_pinning_a_knob_takes_it_and_what_hung_on_it_out_of_the_search():
     assert not {"hsas", "hsas_probability", "ffc_layers"} & set(space.search)
     assert space.fixed["ffc_layers"] == 1
     assert all(config.hsas == "none" for config, _ in draws(space, 5))
-
-
-def test_a_space_is_found_by_its_path(tmp_path):
-    path = tmp_path / "wide.py"
-    path.write_text(
-        '"""Is wider better?"""\n'
-        "from optuna.distributions import CategoricalDistribution\n"
-        'SEARCH = {"head_channels": CategoricalDistribution((8, 16))}\n'
-    )
-    space = load_space(str(path))
-    assert (space.name, space.question, space.fixed) == ("wide", "Is wider better?", {})
-    assert space.values_of("head_channels") == [8, 16]
-    assert space.values_of("batch_size") == [knobs()["batch_size"].default]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("SEARCH = [", "SyntaxError"),
-        ("import nosuchthing", "ModuleNotFoundError"),
-        ("FIXED = {}", "needs either a dict SEARCH"),
-        ("CELLS = ['a']", "a dict CELLS (name -> knob -> value)"),
-        ("CELLS = {}", "CELLS is empty; give at least one cell"),
-        ("SEARCH = {}\nCELLS = {'a': {}}", "has SEARCH and CELLS; keep one"),
-        (
-            "from study.grids import leave_one_out\nCELLS = leave_one_out({}, {'full': {}})",
-            "ValueError: a cell of `without` is called 'full'",
-        ),
-    ],
-)
-def test_a_file_that_is_no_space_is_refused_in_one_line(tmp_path, text, message):
-    path = tmp_path / "bad.py"
-    path.write_text(text)
-    with pytest.raises(SpaceError) as e:
-        load_space(str(path))
-    assert message in str(e.value)
-    assert "\n" not in str(e.value)
-
-
-def test_an_unknown_name_gets_the_nearest_one():
-    with pytest.raises(SpaceError, match="did you mean 'smoke'"):
-        load_space("smok")
 
 
 def test_corners_are_all_combinations_of_the_extremes():

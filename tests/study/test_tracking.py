@@ -101,10 +101,10 @@ def runs(config):
     """MLflow's client, and (level, identity) -> run of the study's experiment."""
     mirror = Mirror(config)
     mirror._connect()
-    found = mirror.client.search_runs([mirror.experiment])
+    found = mirror.experiment.client.search_runs([mirror.experiment.id])
     by_identity = {(r.data.tags["level"], r.data.tags["identity"]): r for r in found}
     assert len(by_identity) == len(found)  # None is there twice.
-    return mirror.client, by_identity
+    return mirror.experiment.client, by_identity
 
 
 def artifacts(client, run):
@@ -256,7 +256,7 @@ def test_a_run_that_was_created_twice_is_there_once(study):
     before = everything(study)
     # As a request does whose answer was lost.
     tags = {"level": "fit", "identity": "a0", "study": study.name}
-    mirror.client.create_run(mirror.experiment, tags=tags)
+    mirror.experiment.client.create_run(mirror.experiment.id, tags=tags)
     Mirror(study).sync(live=False)
     assert everything(study) == before
 
@@ -265,7 +265,7 @@ def test_an_experiment_that_was_deleted_is_there_again(study):
     mirror = Mirror(study)
     mirror.sync(live=False)
     before = everything(study)
-    mirror.client.delete_experiment(mirror.experiment)
+    mirror.experiment.client.delete_experiment(mirror.experiment.id)
     Mirror(study).sync(live=False)
     assert everything(study) == before
 

@@ -168,7 +168,7 @@ def test_a_server_that_is_killed_half_way_gets_the_rest_when_it_is_back(server, 
     thread = threading.Thread(target=write)
     thread.start()
     # Its own view of MLflow: a request more could meet the server at another moment.
-    wait_for("run", lambda: len(mirror.runs) > expected // 2)
+    wait_for("run", lambda: len(mirror.experiment.runs) > expected // 2)
     server.kill()
     thread.join()
     assert raised

@@ -1,0 +1,182 @@
+"""What MLflow's runs of a study and of its configurations hold."""
+
+import csv
+import io
+import json
+import time
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any
+
+from study.config import StudyConfig
+from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
+from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
+from study.trials import Outcome, TrialRecord
+
+
+class StudyContentBuilder:
+    """Makes the contents of the runs of one study and of its configurations.
+
+    Args:
+        config: the study.
+
+    Attributes:
+        document: the study's document as it was last read; empty if it never was.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.document: dict[str, Any] = {}
+
+    def study(
+        self,
+        trials: list[TrialRecord],
+        groups: list[Outcome],
+        rows: dict[str, dict[str, Any]],
+        live: bool,
+    ) -> RunContent:
+        """The study's run.
+
+        Args:
+            trials: all that can be read.
+            groups: the configurations that they make.
+            rows: a configuration's digest -> its line of the table, as `table_row` makes it.
+            live: whether a driver is at work.
+        """
+        began = min((t.began for t in trials), default=time.time())
+        extended = self._extended()
+        seen = [t.ended or t.began for t in trials]
+        when = max([*seen, *extended], default=began)
+        current = [t for group in groups for t in group.trials]
+        decided = [t for t in current if t.decided]
+        figures = _counts(decided, groups) if decided or extended else {}
+        documents = {"study.json": json.dumps(self.document, indent=2)} if self.document else {}
+        if groups:
+            known = [rows[g.first.digest] for g in groups if g.first.digest in rows]
+            documents["results.csv"] = _table(known)
+        enough = len(current) >= self._wanted_trials or self.document.get("exhausted", False)
+        done = len(decided) == len(current) and enough
+        return RunContent(
+            level="study",
+            identity=self.config.name,
+            name=self.config.name,
+            parent=None,
+            began=began,
+            ended=max(seen, default=None),
+            status="RUNNING" if live else "FINISHED" if done else "KILLED",
+            params=texts(self.config.asked()),
+            # Seconds as steps: after an extension fewer trials are decided than before, and what
+            # MLflow shows of a metric is its latest step.
+            metrics=metrics_at(figures, when, since(began, when)),
+            tags={
+                "question": self.config.question,
+                "select_on": self.config.select_on,
+                "extended": str(len(extended)),
+            },
+            documents=documents,
+        )
+
+    def configuration(
+        self, outcome: Outcome, records: list[FitRecord], parent: str, live: bool
+    ) -> RunContent:
+        """A configuration's run.
+
+        Args:
+            outcome: what the study knows of it.
+            records: its fits'.
+            parent: the id of the study's run.
+            live: whether a driver is at work.
+        """
+        trials, first = outcome.trials, outcome.first
+        finished = [r for r in records if r.status == FINISHED]
+        # After an extension the same fits may be averaged differently.
+        when = max([first.began, *self._extended(), *(r.ended for r in finished)])
+        metrics = metrics_at(_aggregates(finished), when, since(first.began, when))
+        if outcome.value is not None:
+            when = max(trial.ended for trial in trials)
+            metrics += metrics_at({"objective": outcome.value}, when, since(first.began, when))
+        errors = [trial.error for trial in trials if trial.error]
+        return RunContent(
+            level="configuration",
+            identity=first.digest,
+            name=f"trial-{first.number:03d}",
+            parent=parent,
+            began=first.began,
+            ended=max([*(t.ended or t.began for t in trials), *(last_seen(r) for r in records)]),
+            status=STATUSES.get(outcome.state, "RUNNING" if live else "KILLED"),
+            params=texts(first.configuration),
+            metrics=metrics,
+            tags={
+                "configuration": first.digest,
+                "trials": ",".join(str(trial.number) for trial in trials),
+                "select_on": self.config.select_on,
+                "encoder": encoder(first.configuration, records),
+                "stopped_early": json.dumps(outcome.state == STOPPED),
+                **({"error": errors[0]} if errors else {}),
+            },
+        )
+
+    @cached_property
+    def _wanted_trials(self) -> int:
+        """How many trials make the study complete; a grid has one for each cell on each case."""
+        if not self.config.cells:
+            return self.config.num_trials
+        return len(self.config.search_space().distinct_cells()) * len(self.config.cases)
+
+    def _extended(self) -> list[float]:
+        """When the study was extended to another question."""
+        return [step["when"] for step in self.document.get("extended", [])]
+
+
+def _counts(decided: list[TrialRecord], groups: list[Outcome]) -> dict[str, float]:
+    """A study's metrics: what became of its decided trials, and its best objective."""
+    figures: dict[str, float] = {
+        f"{state}_trials": sum(t.state == state for t in decided)
+        for state in (FINISHED, STOPPED, FAILED)
+    }
+    figures["budget_iterations"] = sum(t.budget for t in decided)
+    figures["spent_iterations"] = sum(t.spent for t in decided)
+    values = [group.value for group in groups if group.value is not None]
+    if values:
+        figures["best_objective"] = max(values)
+    return figures
+
+
+def _aggregates(finished: list[FitRecord]) -> dict[str, float]:
+    """Mean, deviation and worst over the finished cases, of the metrics that all of them have."""
+    if not finished:
+        return {}
+    figures: dict[str, float] = {"cases": len(finished)}
+    for key in sorted(set.intersection(*(set(r.metrics) for r in finished))):
+        values = [r.metrics[key] for r in finished]
+        figures[f"{key}_mean"] = fmean(values)
+        figures[f"{key}_worst"] = min(values)
+        if len(values) > 1:
+            figures[f"{key}_std"] = stdev(values)
+    return figures
+
+
+def table_row(outcome: Outcome, content: RunContent) -> dict[str, Any]:
+    """A configuration's line of the study's table: column -> value.
+
+    Args:
+        outcome: what the study knows of it.
+        content: of its run.
+    """
+    return {
+        "configuration": outcome.first.digest,
+        "trial": outcome.first.number,
+        "state": outcome.state,
+        **outcome.first.drawn,
+        **{metric.key: metric.value for metric in content.metrics},
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Comma-separated values; a row has nothing in the columns that it does not know."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
