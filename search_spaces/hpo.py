@@ -5,11 +5,11 @@ instead of one at a time, with the probability of HSAS and a learning-rate range
 which the paper does not give, and the reconstruction loss. Everything else is at the paper's
 defaults: 256x256, batch 8, 20,000 iterations.
 
-The frozen encoder's architecture follows the FFC layers and the ratio. With ResNet-18's weights
-(`--encoder-weights`), pin what they cannot follow: `--set ffc_encoder=false --set ffc_layers=2`.
+The frozen encoder's architecture follows the FFC layers and the ratio: 12 encoders, made first.
 
 Table: 13-16. Cost: 60 configurations (`--num-trials 60`) x the cases given, less what early
-stopping saves; each fit is 20,000 iterations.
+stopping saves; each fit is 20,000 iterations. Before them the encoders, of 2,000 iterations each
+at most.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -115,7 +115,7 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
         space = old.search_space()
     if space is None or "space" in given:
         space = load_space(given.get("space", DEFAULT_SPACE))
-        given.setdefault("encoder", _default_encoder(space, given.get("data", "synthetic")))
+        given.setdefault("encoder", _default_encoder(space, {**fields, **given}))
     given.pop("space", None)
     space = _pinned(space, given)
     _check_makes(space, given)
@@ -160,11 +160,12 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
     return space.pinned(values)
 
 
-def _default_encoder(space: Space, data: str) -> str | None:
+def _default_encoder(space: Space, fields: dict[str, Any]) -> str | None:
     """What `--encoder` is where it was not given; None leaves it to the space."""
     says = any("encoder_weights" in knobs for knobs in (space.search, space.fixed))
     says = says or any("encoder_weights" in knobs for knobs in space.cells.values())
-    return None if says or data == "synthetic" else DEFAULT_ENCODER
+    synthetic = fields.get("data", "synthetic") == "synthetic"
+    return None if says or synthetic else DEFAULT_ENCODER
 
 
 def _check_makes(space: Space, given: dict[str, Any]) -> None:

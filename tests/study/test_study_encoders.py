@@ -27,14 +27,7 @@ CELLS = {
 }
 FIXED = {"ffc_layers": 1}
 """
-LONG = [
-    "--pretrain",
-    "iterations=60",
-    "--pretrain",
-    "evaluate_every=15",
-    "--pretrain",
-    "patience=9",
-]
+LONG = ["--pretrain", "iterations=60", "--pretrain", "evaluate_every=15"]
 
 
 @pytest.fixture

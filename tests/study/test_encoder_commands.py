@@ -1,0 +1,126 @@
+"""`python -m study encoders`, on encoders that were made in this process."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ffcad.config import TrainConfig
+from study.__main__ import main
+from study.arguments import parse
+from study.context import StudyContext
+from study.encoder_making import Making
+from study.encoders import EncoderStore
+from study.inputs import cases_of, prepare
+from study.leases import Waiter
+from study.ledger import FitRecord, Ledger
+from study.storage import Storage
+from study.trials import StudyFolder
+
+SPACE = """
+from optuna.distributions import CategoricalDistribution
+SEARCH = {"global_ratio": CategoricalDistribution((0.25, 0.5, 0.75))}
+FIXED = {"ffc_layers": 1, "image_size": 32}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(recipe, tmp_path_factory):
+    """A storage with a study whose search has three ratios, of which one encoder is made."""
+    folder = tmp_path_factory.mktemp("storage")
+    (folder / "ratios.py").write_text(SPACE)
+    flags = f"--study mine --categories dial --storage {folder} --space {folder}/ratios.py {recipe}"
+    config, space, _ = parse(flags.split())
+    config, inputs, _ = prepare(config, space)
+    study = StudyFolder(Storage(folder), "mine")
+    study.write_document({"study": config.to_dict(), "inputs": vars(inputs)})
+    configuration = TrainConfig.from_dict({**space.fixed, "global_ratio": 0.5})
+    case = cases_of(config, inputs, configuration)[0]
+    need = inputs.encoder_need(configuration)
+    context = StudyContext(config, inputs, 0, 1, {})
+    for _ in Making(context, need).run():
+        pass
+    Ledger(Storage(folder)).write(
+        FitRecord(
+            key=case.key, status="finished", study="mine", trial=0, category="dial", seed=0,
+            configuration=configuration.to_dict(), digest=configuration.digest(),
+            select_on="holdout", inputs={"weights": need.key},
+        )
+    )  # fmt: skip
+    return folder, need
+
+
+@pytest.fixture
+def command(made, capsys, monkeypatch):
+    """Runs it; its exit code and output."""
+
+    def call(*flags):
+        monkeypatch.setenv("COLUMNS", "80")
+        code = main(["encoders", *flags, "--storage", str(made[0])])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+def test_a_list_has_what_is_there_and_of_a_study_what_is_missing(made, command):
+    _, need = made
+    code, output = command()
+    assert code == 0
+    assert need.key in output
+    assert max(map(len, output.splitlines())) <= 80
+    assert "ratio 0.5" in output
+    assert "missing" not in output
+    code, output = command("list", "mine")
+    assert output.count("missing") == 2
+    document = json.loads(command("list", "mine", "--json")[1])
+    (card,) = document["encoders"]
+    assert (card["key"], card["status"], card["study"]) == (need.key, "finished", "mine")
+    assert len(document["missing"]) == 2
+    code, output = command("list", "yours")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "no study 'yours'" in output
+
+
+def test_a_check_finds_a_file_that_is_not_what_its_card_says(made, command):
+    folder, need = made
+    code, output = command("check")
+    assert (code, "as its card says" in output) == (0, True)
+    path = folder / EncoderStore(Storage(folder)).weights(need.key)
+    whole = path.read_bytes()
+    try:
+        state = load_file(path)
+        save_file({**state, "bn1.bias": state["bn1.bias"] + 1}, path)
+        code, output = command("check", "mine")
+        assert (code, "has another content than its card says" in output) == (3, True)
+        del state["bn1.bias"]
+        save_file(state, path)
+        assert "belongs to another architecture: bn1.bias is missing" in command("check")[1]
+        path.write_bytes(whole[:100])
+        assert "cannot be read as weights" in command("check")[1]
+        path.unlink()
+        assert "is missing" in command("check")[1]
+    finally:
+        path.write_bytes(whole)
+
+
+def test_an_encoder_is_removed_unless_somebody_makes_it(made, command):
+    folder, need = made
+    storage = Storage(folder)
+    store = EncoderStore(storage)
+    lease = Waiter(storage, store.folder(need.key), {"study": "yours"}).attempt()
+    code, output = command("remove", need.key)
+    assert (code, output.count("\n")) == (2, 1)
+    assert "is being made by process" in output
+    assert "for study yours" in output
+    lease.forget()
+    assert store.read(need.key) is not None
+    code, output = command("remove", need.key)
+    assert code == 0
+    assert "1 fit of study mine used it and keep" in output
+    assert not (folder / store.folder(need.key)).exists()
+    assert store.keys() == []
+    code, output = command("remove", need.key)
+    assert code == 2
+    assert "there are none" in output
+    assert "no encoder in" in command()[1]
