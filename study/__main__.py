@@ -7,11 +7,13 @@ import sys
 
 from rich.console import Console
 
-from study.config import StudyConfig, StudyError
+from study.config import StudyError
 from study.leases import current_holder, describe
 from study.ledger import Ledger, LedgerError
+from study.mending import mended_trials
+from study.question import complete_extension, study_of
 from study.storage import Storage, StorageError
-from study.trials import StudyFolder, existing_study, study_names
+from study.trials import existing_study, study_names
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,7 +53,9 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
         print(json.dumps(names) if as_json else "\n".join(names) or f"no study in {storage.where}")
         return 0
     folder, ledger = existing_study(storage, name), Ledger(storage)
-    config, (trials, unreadable) = _config(folder), folder.read_trials()
+    config, space, inputs = study_of(folder)
+    # Nothing is written: somebody may be running it.
+    trials, notes = mended_trials(config, space, inputs, folder, ledger, write=False)
     holder = current_holder(storage, folder.driver)
     if as_json:
         keys = dict.fromkeys(case.key for trial in trials for case in trial.cases)
@@ -61,7 +65,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
             "driver": holder,
             "trials": [dataclasses.asdict(trial) for trial in trials],
             "fits": [dataclasses.asdict(fit) for fit in fits],
-            "unreadable": [*unreadable.values(), *wrong],
+            "notes": [*notes, *wrong],
         }
         print(json.dumps(document, indent=1))
         return 0
@@ -74,7 +78,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
     summary(console, config, trials, ledger)
     failures(console, trials)
     notes_of(console, trials, ledger)
-    for line in unreadable.values():
+    for line in notes:
         console.print(f"note: {line}", style="yellow", markup=False)
     return 0
 
@@ -85,13 +89,17 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     from study.tracking import Mirror
 
     folder = existing_study(storage, name)
-    config = _config(folder)
+    config, space, inputs = study_of(folder)
     if tracking_uri is not None:
         config = dataclasses.replace(config, tracking_uri=tracking_uri)
     # Its own driver writes while it runs: there is one writer only.
     with driver_lease(folder, Console()):
+        complete_extension(folder, config, space, inputs)
+        trials, notes = mended_trials(config, space, inputs, folder, Ledger(storage))
+        for line in notes:
+            print(f"note: {line}")
         journal = journal_path(config)
-        write_journal(config.search_space(), folder.trials(), journal)
+        write_journal(space, trials, journal)
         storage.upload(journal, folder.journal)
         try:
             written = Mirror(config).sync(live=False)
@@ -100,12 +108,6 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
             raise StudyError(f"{config.mlflow_uri} cannot be written: {reason}") from e
     print(f"{config.mlflow_uri}: {written} runs written, the others were up to date")
     return 0
-
-
-def _config(folder: StudyFolder) -> StudyConfig:
-    """The study as it was asked for, with the storage where it is now."""
-    document = folder.read_document()["study"]
-    return StudyConfig.from_dict({**document, "storage": folder.storage.where})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +18,8 @@ from study.console import failures, next_steps, notes_of, summary
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, Ledger
-from study.plan import Plan, extended, make_plan
+from study.plan import Plan, make_plan
+from study.question import ask
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder
@@ -118,8 +118,9 @@ def open_study(
     Raises:
         StudyError: with what differs, unless it is to be extended.
     """
-    document: dict[str, Any] = folder.read_document() if folder.exists() else {}
-    if document:
+    lines: list[str] = []
+    if folder.exists():
+        document = folder.read_document()
         lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
         lines += differences(
             {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
@@ -130,14 +131,7 @@ def open_study(
                 f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
                 f"{more}; give another --study, or --extend to make this one ask the new question"
             )
-        if lines:
-            for record in extended(folder.trials(), config, space, inputs):
-                folder.write_trial(record)
-            said = {"when": time.time(), "differences": lines}
-            document["extended"] = [*document.get("extended", []), said]
-    document.pop("exhausted", None)  # The space: this sitting will find out.
-    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
-    folder.write_document(asked)
+    ask(folder, config, space, inputs, lines)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 from ray import tune
@@ -26,14 +27,14 @@ from study.context import StudyContext
 from study.fits import Fit
 from study.inputs import Inputs, cases_of
 from study.leases import Lease, current_holder
-from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
+from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.machine import code_environment
 from study.plan import Plan
 from study.search import OptunaSearch, make_scheduler
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
-from study.trials import StudyFolder, TrialRecord
+from study.trials import StudyFolder, TrialRecord, outcome_of
 
 # Nothing passes through Ray's shared memory but small dictionaries; bytes.
 OBJECT_STORE = 200_000_000
@@ -286,29 +287,43 @@ def count_rungs(config: StudyConfig, space: Space) -> int:
 
 
 def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> TrialRecord:
-    """Writes a trial's record with what it spent, and ends those of its fits that its worker could
-    not end itself."""
-    if record.decided:
-        spent = 0
-        for case in record.cases:
-            try:
-                fit = ledger.read(case.key)
-            except LedgerError:
-                continue  # The next sitting mends it.
-            if fit is None or fit.study != folder.name:
-                continue
-            spent += fit.iteration
-            if fit.status == BEGUN and record.state in (STOPPED, FAILED):
-                if record.machine_failed and fit.error:
-                    reason = f"{case.category}, seed {case.seed}: {fit.error}"
-                    record = dataclasses.replace(record, error=reason)
-                outcome = {"status": record.state, "ended": record.ended}
-                if record.state == FAILED:
-                    outcome["error"] = fit.error or record.error
-                ledger.write(dataclasses.replace(fit, **outcome))
-        record = dataclasses.replace(record, spent=spent)
+    """Writes a trial's record with what it spent, and into its fits what its worker could not: that
+    they ended with it, and, into the last one, how it ended, so that the ledger tells it too."""
+    own = _own_fits(folder, ledger, record)
+    if not record.decided:
+        for fit in own:
+            if fit.status == FINISHED and fit.trial_outcome:  # It is gone through again.
+                ledger.write(dataclasses.replace(fit, trial_outcome=None))
+        folder.write_trial(record)
+        folder.count_trial(record.number)
+        return record
+    for fit in own:
+        if record.machine_failed and fit.status == BEGUN and fit.error:
+            reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
+            record = dataclasses.replace(record, error=reason)
+    record = dataclasses.replace(record, spent=sum(fit.iteration for fit in own))
+    last = next((fit for fit in reversed(own) if fit.trial == record.number), None)
+    for fit in own:
+        changes: dict[str, Any] = {}
+        if fit.status == BEGUN and record.state in (STOPPED, FAILED):
+            changes = {"status": record.state, "ended": record.ended}
+            if record.state == FAILED:
+                changes["error"] = fit.error or record.error
+        if fit is last:
+            changes["trial_outcome"] = outcome_of(record)
+        if changes:
+            ledger.write(dataclasses.replace(fit, **changes))
     folder.write_trial(record)
+    folder.count_trial(record.number)
     return record
+
+
+def _own_fits(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> list[FitRecord]:
+    """The fits of a trial that its study did, in the order of its cases; a record that cannot be
+    read is mended by the next sitting."""
+    fits = {fit.key: fit for fit in ledger.read_all([case.key for case in record.cases])[0]}
+    found = [fits[case.key] for case in record.cases if case.key in fits]
+    return [fit for fit in found if fit.study == folder.name]
 
 
 def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:

@@ -9,7 +9,8 @@ from study.arguments import parse
 from study.config import StudyConfig, StudyError
 from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
-from study.plan import extended, make_plan
+from study.plan import make_plan
+from study.question import extended
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 
@@ -57,6 +58,15 @@ def fit_of(trial, case, study="mine", status="finished"):
     )  # fmt: skip
 
 
+def drawn(made, number, **knobs):
+    """A trial that begins, with a configuration that the space of a search can draw."""
+    config, space, *_ = made
+    values = {"optimizer": "sgd", "sgd_learning_rate": 0.1, **knobs}
+    configuration = TrainConfig.from_dict({**space.fixed, **values})
+    cases = cases_of(config, INPUTS, configuration)
+    return new_trial(number, space.parameters(configuration), configuration, cases)
+
+
 def finish(made, trial, value=0.5):
     _, _, folder, ledger = made
     for case in trial.cases:
@@ -101,11 +111,8 @@ def test_a_finished_trial_without_its_fits_record_is_gone_on_with(study, grid):
 
 def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
     made = study("--num-trials", "3", "--seeds", "0,1")
-    config, space, folder, _ = made
-    configuration = TrainConfig.from_dict({**space.fixed, "hsas": "1d", "optimizer": "sgd"})
-    trial = new_trial(
-        2, space.parameters(configuration), configuration, cases_of(config, INPUTS, configuration)
-    )
+    folder = made[2]
+    trial = drawn(made, 2, hsas="1d", hsas_probability=0.1, sgd_learning_rate=0.1)
     finish(made, trial)
     folder.storage.write("studies/mine/trials/0002.json", b"{")
     folder.storage.write("studies/mine/trials/0001.json", b"{")
