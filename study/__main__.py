@@ -12,6 +12,7 @@ from study.leases import current_holder, describe
 from study.ledger import Ledger, LedgerError
 from study.mending import mended_trials
 from study.question import complete_extension, study_of
+from study.signals import run_and_exit
 from study.storage import Storage, StorageError
 from study.trials import existing_study, study_names
 
@@ -111,4 +112,4 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -8,6 +8,8 @@ ledger, which holds everything, and writes in batches what is not written yet.
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from study.config import StudyConfig
@@ -52,16 +54,25 @@ class Background:
         """Begins to write."""
         self._thread.start()
 
-    def finish(self, timeout: float) -> str | None:
+    def finish(
+        self, timeout: float, patience: Callable[[float], float] = lambda seconds: seconds
+    ) -> str | None:
         """Writes the rest and ends.
+
+        Args:
+            timeout: how long to wait for that, in seconds.
+            patience: is asked now and then how much of the timeout is still to be waited for.
 
         Returns:
             Why something is left unwritten, in one line, or None.
         """
         self._stop.set()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            return self.error or f"it did not answer within {timeout:.0f} s"
+        began = time.monotonic()
+        while self._thread.is_alive():
+            seconds = patience(timeout)
+            if time.monotonic() - began > seconds:
+                return self.error or f"it did not answer within {seconds:.0f} s"
+            self._thread.join(0.1)
         return self.error
 
     def _run(self) -> None:

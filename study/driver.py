@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -20,11 +21,12 @@ from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, Ledger
 from study.plan import Plan, make_plan
 from study.question import ask
+from study.signals import INTERRUPTED, Interrupts
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder
 
-OK, USAGE, FITS_FAILED, STORAGE_FAILED, INTERRUPTED = 0, 2, 3, 4, 130
+OK, FITS_FAILED = 0, 3
 # How long the end of a study waits for MLflow.
 MLFLOW_SECONDS = 60.0
 # Read by Ray when it is imported; values that the user has set stay.
@@ -68,46 +70,72 @@ def run_study(
             the machine cannot hold one trial.
         StorageError: if the storage fails.
     """
-    storage = Storage(config.storage)
-    folder, ledger = StudyFolder(storage, config.name), Ledger(storage)
-    with driver_lease(folder, console) as lease, _log(folder):
-        open_study(folder, config, space, inputs, extend)
-        plan = make_plan(config, space, inputs, folder, ledger)
-        console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
-        console.print(plan.describe(config), highlight=False)
-        for note in (*notes, *plan.notes):
-            console.print(f"note: {note}", highlight=False, markup=False)
-        for variable, value in RAY_ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
-        # Imported late: these take seconds, and by now all that can be wrong was said.
-        from study.background import Background
-        from study.search import write_journal
-
-        if plan.left:
-            from study.tuning import Sitting, tune_study
-        _silence_console()
-        journal = journal_path(config)
-        background = Background(config, journal, lease.lost)
-        background.start()
-        exhausted, unwritten = False, None
+    folder = StudyFolder(Storage(config.storage), config.name)
+    code = OK
+    with (
+        Interrupts(console) as interrupts,
+        driver_lease(folder, console) as lease,
+        _log(folder),
+    ):
+        interrupts.hold()
+        interrupts.tell(partial(lease.say, stopping=True))  # The workers look at it.
         try:
-            if plan.left:
-                sitting = Sitting(config, space, inputs, folder, lease, plan, journal)
-                exhausted = tune_study(sitting, console)
-                if exhausted:
-                    document = {**folder.read_document(), "exhausted": True}
-                    folder.write_document(document)
-                    background.mirror.builder.document = document
+            open_study(folder, config, space, inputs, extend)
+            plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
+            console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
+            console.print(plan.describe(config), highlight=False)
+            for note in (*notes, *plan.notes):
+                console.print(f"note: {note}", highlight=False, markup=False)
+            code = _sit(config, space, inputs, folder, lease, plan, console, interrupts)
         except KeyboardInterrupt:
             console.print("Ended at once.", style="yellow")
-        finally:
-            unwritten = background.finish(MLFLOW_SECONDS)
-            # What fails here was said already, or is by what comes next.
-            with suppress(OSError, StorageError):
-                write_journal(space, folder.trials(), journal)
-                if not lease.lost.is_set():
-                    storage.upload(journal, folder.journal)
-        return _show(config, folder, plan, exhausted, unwritten, console)
+    if interrupts.received and code != INTERRUPTED:
+        code = INTERRUPTED
+        next_steps(console, config, None)
+    return code
+
+
+def _sit(
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    folder: StudyFolder,
+    lease: Lease,
+    plan: Plan,
+    console: Console,
+    interrupts: Interrupts,
+) -> int:
+    """Does what is left of a study that this process holds; returns the exit code."""
+    for variable, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    # Imported late: these take seconds, and by now all that can be wrong was said.
+    from study.background import Background
+    from study.search import write_journal
+
+    if plan.left:
+        from study.tuning import Sitting, tune_study
+    _silence_console()
+    journal = journal_path(config)
+    background = Background(config, journal, lease.lost)
+    background.start()
+    exhausted, unwritten = False, None
+    try:
+        if plan.left and not interrupts.stopping.is_set():
+            sitting = Sitting(config, space, inputs, folder, lease, plan, journal)
+            exhausted = tune_study(sitting, console, interrupts)
+            if exhausted:
+                document = {**folder.read_document(), "exhausted": True}
+                folder.write_document(document)
+                background.mirror.builder.document = document
+    finally:
+        unwritten = background.finish(MLFLOW_SECONDS, interrupts.patience)
+        # What fails here was said already, or is by what comes next.
+        with suppress(OSError, StorageError):
+            write_journal(space, folder.trials(), journal)
+            if not lease.lost.is_set():
+                folder.storage.upload(journal, folder.journal)
+    stopped = interrupts.stopping.is_set()
+    return _show(config, folder, plan, exhausted, unwritten, console, stopped)
 
 
 def open_study(
@@ -180,7 +208,17 @@ def _show(
     exhausted: bool,
     unwritten: str | None,
     console: Console,
+    stopped: bool,
 ) -> int:
+    """Shows what came out; returns the exit code.
+
+    Args:
+        config, folder, plan: the study, and what was left of it.
+        exhausted: whether the space holds no further configuration.
+        unwritten: why MLflow is not up to date, if it is not.
+        console: where to.
+        stopped: whether a signal asked for the end.
+    """
     trials = folder.trials()
     ledger = Ledger(folder.storage)
     summary(console, config, trials, ledger)
@@ -194,7 +232,7 @@ def _show(
     now = dataclasses.replace(plan, trials=trials)
     begun = any(not trial.decided for trial in trials)
     # A grid's trials that were not begun yet have no record.
-    done = not begun and (exhausted or len(now.current) >= plan.total)
+    done = not stopped and not begun and (exhausted or len(now.current) >= plan.total)
     next_steps(console, config, len(now.current) if done else None)
     if not done:
         console.print("Interrupted: the command to go on is above.", style="yellow")

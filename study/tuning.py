@@ -7,14 +7,13 @@ import dataclasses
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -31,6 +30,7 @@ from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, Le
 from study.machine import code_environment
 from study.plan import Plan
 from study.search import OptunaSearch, make_scheduler
+from study.signals import Interrupts
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
@@ -38,6 +38,8 @@ from study.trials import StudyFolder, TrialRecord, outcome_of
 
 # Nothing passes through Ray's shared memory but small dictionaries; bytes.
 OBJECT_STORE = 200_000_000
+# How long Ray may still take to start when somebody asked for an end, so that it is ended in order.
+RAY_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,13 @@ class Sitting:
     journal: Path
 
 
-def tune_study(sitting: Sitting, console: Console) -> bool:
+def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
     """Starts Ray, unless it runs already, and runs the trials that are left.
 
     Args:
         sitting: what is to be done.
         console: shows the progress.
+        interrupts: end it early.
 
     Returns:
         Whether the search space ran out of configurations.
@@ -75,30 +78,33 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
         StudyError: if the machine cannot hold one trial.
         StorageError: if the storage failed on the way.
     """
-    own = not ray.is_initialized()
-    if own:
-        with console.status("starting Ray"):
-            start_ray()
-    plan, files = sitting.plan, tempfile.mkdtemp(prefix="ffcad-tune-")
+    files = tempfile.mkdtemp(prefix="ffcad-tune-")
     try:
-        slots, gpus = concurrency(sitting.config, ray.cluster_resources())
-        context, search = make_context(sitting), make_search(sitting)
-        tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
-        console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
-        cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
-        with (
-            _stopping_on_signals(search.stopping, sitting.lease, console),
-            _stopping_without(sitting.lease, search),
-            ProgressLine(console, plan.total, cases, partial(_snapshot, search)),
-        ):
-            tuner.fit()
-        if search.fatal:
-            raise StorageError(search.fatal)
-        return search.exhausted
+        with ExitStack() as stack:
+            with console.status("starting Ray"):
+                runs = stack.enter_context(_running_ray(interrupts))
+            return runs and _tune(sitting, console, interrupts, files)
     finally:
-        if own:
-            ray.shutdown()
         shutil.rmtree(files, ignore_errors=True)
+
+
+def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str) -> bool:
+    """Runs the trials that are left on the Ray that runs; `files` is a folder for Ray's own."""
+    plan = sitting.plan
+    slots, gpus = concurrency(sitting.config, ray.cluster_resources())
+    context, search = make_context(sitting), make_search(sitting)
+    tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
+    console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
+    cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
+    interrupts.tell(search.stopping.set, fits=True)
+    with (
+        _stopping_without(sitting.lease, search),
+        ProgressLine(console, plan.total, cases, partial(_snapshot, search)),
+    ):
+        tuner.fit()
+    if search.fatal:
+        raise StorageError(search.fatal)
+    return search.exhausted
 
 
 def make_context(sitting: Sitting) -> StudyContext:
@@ -180,28 +186,6 @@ def _tune_path(sitting: Sitting, files: str) -> str:
 
 
 @contextmanager
-def _stopping_on_signals(
-    stopping: threading.Event, lease: Lease, console: Console
-) -> Iterator[None]:
-    """Ctrl-C and SIGTERM let running fits write a checkpoint; a second one ends at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        lease.say(stopping=True)  # The workers look at it.
-        console.print("Stopping: running fits write a checkpoint. Once more ends at once.")
-
-    # Ray sets one of its own for SIGTERM when it starts.
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
     """Ends the sitting when another driver has taken the study over, thinking this one dead; and
     tells the workers to leave off when nothing can be kept any more."""
@@ -222,6 +206,57 @@ def _stopping_without(lease: Lease, search: OptunaSearch) -> Iterator[None]:
     try:
         yield
     finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
+    """Ray, unless it runs already, for as long as the context lasts.
+
+    While it starts it sets handlers for SIGTERM, in Python and in C++, that end the process with
+    a stack trace. So it is started in a thread of its own, where it sets the second one only, and
+    this one sets ours again and again meanwhile. The thread lives as long as Ray, whose processes
+    the kernel ends with the thread that started them.
+
+    Yields:
+        Whether it runs; not if it did not start soon after somebody asked for an end.
+
+    Raises:
+        StudyError: as `start_ray`.
+    """
+    if ray.is_initialized():
+        yield True
+        return
+    ready, over = threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            start_ray()
+        except BaseException as e:
+            failed.append(e)
+        ready.set()
+        over.wait()
+
+    thread = threading.Thread(target=live, name="ray", daemon=True)
+    thread.start()
+    stopping, asked = interrupts.stopping, None
+    while not ready.wait(0.002):
+        interrupts.install()
+        if stopping.is_set():
+            asked = asked or time.monotonic()
+            if time.monotonic() - asked > RAY_SECONDS:
+                yield False
+                return
+    interrupts.install()
+    try:
+        # A terminal's Ctrl-C reaches Ray's processes while they start, too.
+        if failed and not stopping.is_set():
+            raise failed[0]
+        yield not failed
+    finally:
+        ray.shutdown()
         over.set()
         thread.join()
 
