@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 
 from study.config import StudyError
-from study.leases import current_holder, describe
+from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import Ledger, LedgerError
 from study.mending import mended_trials
 from study.question import complete_extension, study_of
@@ -58,12 +58,13 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
     # Nothing is written: somebody may be running it.
     trials, notes = mended_trials(config, space, inputs, folder, ledger, write=False)
     holder = current_holder(storage, folder.driver)
+    silence = silent_seconds(storage, folder.driver) if holder else None
     if as_json:
         keys = dict.fromkeys(case.key for trial in trials for case in trial.cases)
         fits, wrong = ledger.read_all(list(keys))
         document = {
             "study": config.to_dict(),
-            "driver": holder,
+            "driver": holder and {**holder, "silent_seconds": silence},
             "trials": [dataclasses.asdict(trial) for trial in trials],
             "fits": [dataclasses.asdict(fit) for fit in fits],
             "notes": [*notes, *wrong],
@@ -73,7 +74,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
     from study.console import failures, notes_of, summary
 
     console = Console()
-    state = f"run by {describe(holder)}" if holder else "nobody runs it"
+    state = f"run by {describe(holder)}{describe_silence(silence)}" if holder else "nobody runs it"
     begun = sum(not trial.decided for trial in trials)
     console.print(f"{name}: {state}, {len(trials)} trials, {begun} begun", highlight=False)
     summary(console, config, trials, ledger)
