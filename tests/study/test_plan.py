@@ -128,6 +128,27 @@ def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
     assert (plan.begun, plan.new) == (1, 2)
 
 
+def test_weights_that_moved_between_sittings_are_the_trials_too(study, tmp_path):
+    here, there = tmp_path / "here.pth", tmp_path / "there.pth"
+    here.write_bytes(b"weights")
+    made = study("--num-trials", "2", "--encoder-weights", str(here))
+    old = dataclasses.replace(INPUTS, weights={str(here): "w1"})
+    config, space, folder, ledger = made
+    configuration = TrainConfig.from_dict({**space.fixed, "hsas": "none", "optimizer": "sgd"})
+    cases = cases_of(config, old, configuration)
+    folder.write_trial(new_trial(0, space.parameters(configuration), configuration, cases))
+    here.rename(there)
+    made = config, space, folder, ledger = study(
+        "--num-trials", "2", "--encoder-weights", str(there)
+    )
+    new = dataclasses.replace(INPUTS, weights={str(there): "w1"})
+    (trial,) = make_plan(config, space, new, folder, ledger).trials
+    assert trial.configuration["encoder_weights"] == str(there)
+    assert trial.digest == TrainConfig.from_dict(trial.configuration).digest()
+    # The same fits: their keys know the weights by content.
+    assert trial.cases == cases == cases_of(config, new, TrainConfig.from_dict(trial.configuration))
+
+
 def test_an_extended_search_keeps_what_the_new_space_can_draw(study):
     made = study("--num-trials", "2")
     config, space, *_ = made
