@@ -223,6 +223,9 @@ def test_an_object_store_serves_as_well(finished, first_fit, make_context, bucke
     storage = Storage(context.study.storage)
     names = {name.rpartition("/")[2] for name in storage.files(f"ledger/{case.key}")}
     assert {"checkpoint.pt", "checkpoint.previous.pt", "best_checkpoint.pt"} <= names
+    # Twice: the good one before must not be replaced by the broken one.
+    storage.write(f"ledger/{case.key}/checkpoint.pt", b"broken")
+    left_off(context, configuration, case, 5)
     storage.write(f"ledger/{case.key}/checkpoint.pt", b"broken")
     resumed, made = fit(context, configuration, case)
     assert [progress.iteration for progress in made] == [5, 6]

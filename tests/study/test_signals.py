@@ -7,7 +7,7 @@ import threading
 
 import psutil
 import pytest
-from drivers import SECONDS, TINY, kill, mlflow_runs, records, start, wait_for
+from drivers import SECONDS, TINY, family, kill, mlflow_runs, records, start, wait_for
 from rich.console import Console
 
 from study.signals import Interrupts
@@ -37,18 +37,6 @@ def test_the_first_signal_asks_and_the_second_interrupts(capsys):
         assert interrupts.patience(60.0) == 3.0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert "Stopping. Once more ends at once." in capsys.readouterr().out
-
-
-def family(process, *names):
-    """The processes that a driver started whose command line has one of the names."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if any(name in " ".join(child.cmdline()) for name in names):
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def ends_as_interrupted(process):

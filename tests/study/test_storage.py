@@ -17,13 +17,6 @@ from study.leases import Waiter
 from study.storage import Storage, StorageError
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
-def storage(request, tmp_path):
-    if request.param == "folder":
-        return Storage(tmp_path)
-    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
-
-
 def test_what_is_written_is_read_listed_replaced_and_removed(storage):
     assert storage.version("a/b.json") is None
     assert storage.files("a") == {}
