@@ -7,12 +7,15 @@ import sys
 
 from rich.console import Console
 
-from study.config import StudyConfig, StudyError
+from study.config import StudyError
 from study.encoders import EncoderError
-from study.leases import current_holder, describe
+from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import Ledger, LedgerError
+from study.mending import mended_trials
+from study.question import complete_extension, study_of
+from study.signals import run_and_exit
 from study.storage import Storage, StorageError
-from study.trials import StudyFolder, existing_study, study_names
+from study.trials import existing_study, study_names
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,30 +62,33 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
         print(json.dumps(names) if as_json else "\n".join(names) or f"no study in {storage.where}")
         return 0
     folder, ledger = existing_study(storage, name), Ledger(storage)
-    config, (trials, unreadable) = _config(folder), folder.read_trials()
+    config, space, inputs = study_of(folder)
+    # Nothing is written: somebody may be running it.
+    trials, notes = mended_trials(config, space, inputs, folder, ledger, write=False)
     holder = current_holder(storage, folder.driver)
+    silence = silent_seconds(storage, folder.driver) if holder else None
     if as_json:
         keys = dict.fromkeys(case.key for trial in trials for case in trial.cases)
         fits, wrong = ledger.read_all(list(keys))
         document = {
             "study": config.to_dict(),
-            "driver": holder,
+            "driver": holder and {**holder, "silent_seconds": silence},
             "trials": [dataclasses.asdict(trial) for trial in trials],
             "fits": [dataclasses.asdict(fit) for fit in fits],
-            "unreadable": [*unreadable.values(), *wrong],
+            "notes": [*notes, *wrong],
         }
         print(json.dumps(document, indent=1))
         return 0
     from study.console import failures, notes_of, summary
 
     console = Console()
-    state = f"run by {describe(holder)}" if holder else "nobody runs it"
+    state = f"run by {describe(holder)}{describe_silence(silence)}" if holder else "nobody runs it"
     begun = sum(not trial.decided for trial in trials)
     console.print(f"{name}: {state}, {len(trials)} trials, {begun} begun", highlight=False)
     summary(console, config, trials, ledger)
     failures(console, trials)
     notes_of(console, trials, ledger)
-    for line in unreadable.values():
+    for line in notes:
         console.print(f"note: {line}", style="yellow", markup=False)
     return 0
 
@@ -93,13 +99,17 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     from study.tracking import Mirror
 
     folder = existing_study(storage, name)
-    config = _config(folder)
+    config, space, inputs = study_of(folder)
     if tracking_uri is not None:
         config = dataclasses.replace(config, tracking_uri=tracking_uri)
     # Its own driver writes while it runs: there is one writer only.
     with driver_lease(folder, Console()):
+        complete_extension(folder, config, space, inputs)
+        trials, notes = mended_trials(config, space, inputs, folder, Ledger(storage))
+        for line in notes:
+            print(f"note: {line}")
         journal = journal_path(config)
-        write_journal(config.search_space(), folder.trials(), journal)
+        write_journal(space, trials, journal)
         storage.upload(journal, folder.journal)
         try:
             written = Mirror(config).sync(live=False)
@@ -110,11 +120,5 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     return 0
 
 
-def _config(folder: StudyFolder) -> StudyConfig:
-    """The study as it was asked for, with the storage where it is now."""
-    document = folder.read_document()["study"]
-    return StudyConfig.from_dict({**document, "storage": folder.storage.where})
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -8,6 +8,8 @@ ledger, which holds everything, and writes in batches what is not written yet.
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from study.config import StudyConfig
@@ -29,6 +31,9 @@ class Background:
         journal: file of Optuna's study.
         lost: set when another driver has taken the study over; nothing is written from then on.
         seconds: between two rounds.
+
+    Attributes:
+        unwritten: after the end, why something is left unwritten, in one line, or None.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Background:
         self.journal, self.seconds = journal, seconds
         self.lost = lost or threading.Event()
         self.error: str | None = None
+        self.unwritten: str | None = None
         self._copied = b""
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
 
@@ -52,17 +58,28 @@ class Background:
         """Begins to write."""
         self._thread.start()
 
-    def finish(self, timeout: float) -> str | None:
+    def finish(
+        self, timeout: float, patience: Callable[[float], float] = lambda seconds: seconds
+    ) -> str | None:
         """Writes the rest and ends.
 
+        Args:
+            timeout: how long to wait for that, in seconds.
+            patience: is asked now and then how much of the timeout is still to be waited for.
+
         Returns:
-            Why something is left unwritten, in one line, or None.
+            `unwritten`.
         """
         self._stop.set()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            return self.error or f"it did not answer within {timeout:.0f} s"
-        return self.error
+        began = time.monotonic()
+        while self._thread.is_alive():
+            seconds = patience(timeout)
+            if time.monotonic() - began > seconds:
+                self.unwritten = self.error or f"it did not answer within {seconds:.0f} s"
+                return self.unwritten
+            self._thread.join(0.1)
+        self.unwritten = self.error
+        return self.unwritten
 
     def _run(self) -> None:
         while not self._stop.is_set():

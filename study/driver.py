@@ -8,8 +8,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,12 +22,18 @@ from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
-from study.plan import Plan, extended, make_plan
+from study.plan import Plan, make_plan
+from study.question import ask
+from study.signals import INTERRUPTED, Interrupts
+from study.sitting import Sitting
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder
 
-OK, USAGE, FITS_FAILED, STORAGE_FAILED, INTERRUPTED = 0, 2, 3, 4, 130
+if TYPE_CHECKING:
+    from study.background import Background
+
+OK, FITS_FAILED = 0, 3
 # How long the end of a study waits for MLflow.
 MLFLOW_SECONDS = 60.0
 # Read by Ray when it is imported; values that the user has set stay.
@@ -51,6 +58,7 @@ def run_study(
     notes: list[str],
     console: Console,
     extend: bool = False,
+    encoders_only: bool = False,
 ) -> int:
     """Does what is left of a study, and shows what came out.
 
@@ -61,102 +69,114 @@ def run_study(
         notes: of the data sets, for the user.
         console: where to.
         extend: whether a study of that name with another question is extended to this one.
+        encoders_only: whether only the encoders that it lacks are made, those that failed among
+            them, and no fit is run.
 
     Returns:
-        The exit code: 0, 3 if fits failed, 130 if it was interrupted.
+        The exit code: 0, 3 if fits failed (or encoders, where only they are made), 130 if it was
+        interrupted.
 
     Raises:
         StudyError: if it is another study than the one of that name, another driver runs it, or
             the machine cannot hold one trial.
         StorageError: if the storage fails.
     """
-    storage = Storage(config.storage)
-    folder, ledger = StudyFolder(storage, config.name), Ledger(storage)
-    with driver_lease(folder, console) as lease, _log(folder):
-        open_study(folder, config, space, inputs, extend)
-        plan = make_plan(config, space, inputs, folder, ledger)
-        console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
-        console.print(plan.describe(config), highlight=False)
-        store = EncoderStore(storage)
-        encoders, line = encoders_to_make(needed_encoders(space, inputs, plan), store)
-        if line:
-            console.print(line, highlight=False)
-        for note in (*notes, *plan.notes):
-            console.print(f"note: {note}", highlight=False, markup=False)
-        for variable, value in RAY_ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
-        # Imported late: these take seconds, and by now all that can be wrong was said.
-        from study.background import Background
-        from study.search import write_journal
-
-        if plan.left:
-            from study.tuning import Sitting, tune_study
-        _silence_console()
-        journal = journal_path(config)
-        background = Background(config, journal, lease.lost)
-        background.start()
-        exhausted, unwritten = False, None
+    folder = StudyFolder(Storage(config.storage), config.name)
+    code = OK
+    with (
+        Interrupts(console) as interrupts,
+        driver_lease(folder, console) as lease,
+        _log(folder),
+    ):
+        interrupts.hold()
+        interrupts.tell(partial(lease.say, stopping=True))  # The workers look at it.
         try:
-            if plan.left:
-                sitting = Sitting(config, space, inputs, folder, lease, plan, journal, encoders)
-                exhausted = tune_study(sitting, console)
+            open_study(folder, config, space, inputs, extend)
+            plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
+            needs = needed_encoders(space, inputs, plan)
+            if encoders_only:
+                needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
+            encoders, line = encoders_to_make(needs, EncoderStore(folder.storage))
+            console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
+            if encoders_only:
+                line = line or "This study makes no encoder."
+            else:
+                console.print(plan.describe(config), highlight=False)
+            if line:
+                console.print(line, highlight=False)
+            for note in (*notes, *plan.notes):
+                console.print(f"note: {note}", highlight=False, markup=False)
+            sitting = Sitting(
+                config, space, inputs, folder, lease, plan, journal_path(config), encoders
+            )
+            work = _make_encoders if encoders_only else _do_trials
+            code = work(sitting, console, interrupts)
+        except KeyboardInterrupt:
+            console.print("Ended at once.", style="yellow")
+    if interrupts.received and code != INTERRUPTED:
+        code = INTERRUPTED
+        next_steps(console, config, None)
+    return code
+
+
+def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> int:
+    """Does what is left of a study that this process holds; returns the exit code."""
+    config, folder, plan = sitting.config, sitting.folder, sitting.plan
+    exhausted = False
+    try:
+        with _mirrored(sitting, interrupts) as background:
+            if plan.left and not interrupts.stopping.is_set():
+                from study.tuning import tune_study
+
+                exhausted = tune_study(sitting, console, interrupts)
                 if exhausted:
                     document = {**folder.read_document(), "exhausted": True}
                     folder.write_document(document)
                     background.mirror.builder.document = document
-        except KeyboardInterrupt:
-            console.print("Ended at once.", style="yellow")
-        finally:
-            unwritten = background.finish(MLFLOW_SECONDS)
-            # What fails here was said already, or is by what comes next.
-            with suppress(OSError, StorageError):
-                write_journal(space, folder.trials(), journal)
-                if not lease.lost.is_set():
-                    storage.upload(journal, folder.journal)
-        return _show(config, folder, plan, exhausted, unwritten, console)
+    finally:
+        from study.search import write_journal
+
+        # What fails here was said already, or is by what comes next.
+        with suppress(OSError, StorageError):
+            write_journal(sitting.space, folder.trials(), sitting.journal)
+            if not sitting.lease.lost.is_set():
+                folder.storage.upload(sitting.journal, folder.journal)
+    stopped = interrupts.stopping.is_set()
+    return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
 
 
-def make_study_encoders(
-    config: StudyConfig,
-    space: Space,
-    inputs: Inputs,
-    notes: list[str],
-    console: Console,
-    extend: bool = False,
-) -> int:
-    """Makes the encoders that a study lacks, those that failed among them, and runs no fit.
+def _make_encoders(sitting: Sitting, console: Console, interrupts: Interrupts) -> int:
+    """Makes a study's encoders, and runs no fit; returns the exit code."""
+    if not sitting.encoders or interrupts.stopping.is_set():
+        return OK
+    with _mirrored(sitting, interrupts):
+        from study.tuning import make_only
 
-    Args, exit code and errors are those of `run_study`.
-    """
-    storage = Storage(config.storage)
-    folder, store = StudyFolder(storage, config.name), EncoderStore(storage)
-    with driver_lease(folder, console) as lease, _log(folder):
-        open_study(folder, config, space, inputs, extend)
-        plan = make_plan(config, space, inputs, folder, Ledger(storage))
-        needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
-        encoders, line = encoders_to_make(needs, store)
-        for text in (*(f"note: {note}" for note in notes), line or "This study makes no encoder."):
-            console.print(text, highlight=False, markup=False)
-        if encoders:
-            for variable, value in RAY_ENVIRONMENT.items():
-                os.environ.setdefault(variable, value)
-            from study.background import Background
-            from study.tuning import Sitting, make_only
+        make_only(sitting, console, interrupts)
+    records, _ = EncoderStore(sitting.folder.storage).read_all(list(sitting.encoders))
+    if any(record.status == FAILED for record in records):
+        return FITS_FAILED
+    done = sum(record.status == FINISHED for record in records) == len(sitting.encoders)
+    return OK if done else INTERRUPTED
 
-            _silence_console()
-            journal = journal_path(config)
-            background = Background(config, journal, lease.lost)
-            background.start()
-            try:
-                sitting = Sitting(config, space, inputs, folder, lease, plan, journal, encoders)
-                make_only(sitting, console)
-            finally:
-                background.finish(MLFLOW_SECONDS)
-        records, _ = store.read_all(list(needs))
-        if any(record.status == FAILED for record in records):
-            return FITS_FAILED
-        done = sum(record.status == FINISHED for record in records) == len(needs)
-        return OK if done else INTERRUPTED
+
+@contextmanager
+def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"]:
+    """Has MLflow written meanwhile; at the end waits for it."""
+    for variable, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    # Imported late: these take seconds, and by now all that can be wrong was said.
+    from study.background import Background
+
+    if sitting.plan.left or sitting.encoders:
+        import study.tuning  # noqa: F401 - Ray brings handlers that are silenced here
+    _silence_console()
+    background = Background(sitting.config, sitting.journal, sitting.lease.lost)
+    background.start()
+    try:
+        yield background
+    finally:
+        background.finish(MLFLOW_SECONDS, interrupts.patience)
 
 
 def open_study(
@@ -167,8 +187,9 @@ def open_study(
     Raises:
         StudyError: with what differs, unless it is to be extended.
     """
-    document: dict[str, Any] = folder.read_document() if folder.exists() else {}
-    if document:
+    lines: list[str] = []
+    if folder.exists():
+        document = folder.read_document()
         lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
         lines += differences(
             {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
@@ -179,14 +200,7 @@ def open_study(
                 f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
                 f"{more}; give another --study, or --extend to make this one ask the new question"
             )
-        if lines:
-            for record in extended(folder.trials(), config, space, inputs):
-                folder.write_trial(record)
-            said = {"when": time.time(), "differences": lines}
-            document["extended"] = [*document.get("extended", []), said]
-    document.pop("exhausted", None)  # The space: this sitting will find out.
-    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
-    folder.write_document(asked)
+    ask(folder, config, space, inputs, lines)
 
 
 @contextmanager
@@ -235,7 +249,17 @@ def _show(
     exhausted: bool,
     unwritten: str | None,
     console: Console,
+    stopped: bool,
 ) -> int:
+    """Shows what came out; returns the exit code.
+
+    Args:
+        config, folder, plan: the study, and what was left of it.
+        exhausted: whether the space holds no further configuration.
+        unwritten: why MLflow is not up to date, if it is not.
+        console: where to.
+        stopped: whether a signal asked for the end.
+    """
     trials = folder.trials()
     ledger = Ledger(folder.storage)
     summary(console, config, trials, ledger)
@@ -249,7 +273,7 @@ def _show(
     now = dataclasses.replace(plan, trials=trials)
     begun = any(not trial.decided for trial in trials)
     # A grid's trials that were not begun yet have no record.
-    done = not begun and (exhausted or len(now.current) >= plan.total)
+    done = not stopped and not begun and (exhausted or len(now.current) >= plan.total)
     next_steps(console, config, len(now.current) if done else None)
     if not done:
         console.print("Interrupted: the command to go on is above.", style="yellow")

@@ -154,6 +154,7 @@ class Fit:
             "iteration": self.record.iteration,
             "host": self.record.environment["host"],
             "study": self.context.study.name,
+            "trial": self.trial,
         }
         self.record = dataclasses.replace(self.record, sittings=[*self.record.sittings, sitting])
         self.ledger.write(self.record)

@@ -125,7 +125,8 @@ class Waiter:
     ) -> None:
         self.storage, self.folder, self.beat, self.stale = storage, folder, beat, stale
         self.holder: dict[str, Any] = {}
-        self._who = {**who, **_process()}
+        # Told from everybody else's, so that a lease is known again as one's own.
+        self._who = {**who, **_process(), "token": uuid.uuid4().hex}
         self._seen: tuple[str, Any] | None = None
         self._since = 0.0
 
@@ -215,6 +216,24 @@ def current_holder(storage: Storage, folder: str) -> dict[str, Any] | None:
     if not document or document.get("free") or _is_gone(document):
         return None
     return document
+
+
+def silent_seconds(storage: Storage, folder: str) -> float | None:
+    """For how long the holder of a lease has given no sign of life, as far as one look can tell;
+    None where nobody holds it, or the storage does not tell."""
+    names = _numbered(storage, folder)
+    return storage.age(names[-1]) if names else None
+
+
+def describe_silence(seconds: float | None) -> str:
+    """What a holder's silence means, for a message; empty where it beats as it should."""
+    if seconds is None or seconds < 2 * BEAT_SECONDS:
+        return ""
+    minutes = seconds / 60
+    long = f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+    if minutes >= 120:
+        long = f"{minutes / 60:.0f} h"
+    return f", silent for {long}{'; probably dead' * (seconds > STALE_SECONDS)}"
 
 
 def describe(holder: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -31,6 +32,8 @@ RECORD, CHECKPOINT, BEST_CHECKPOINT = "record.json", "checkpoint.pt", "best_chec
 
 # A temporary file that is older than this has no living writer.
 TEMPORARY_SECONDS = 600.0
+# Records that are read at once from an object store.
+READERS = 16
 
 Document = TypeVar("Document")
 
@@ -63,11 +66,13 @@ class FitRecord:
         system: samples of the worker's machine: 'time' (epoch, seconds) and figures under the
             names that MLflow's own sampler uses, without 'system/'.
         sittings: each time a worker took the fit up: 'began' (epoch), 'iteration' it stood at,
-            'host', 'study'.
+            'host', 'study', 'trial'.
         notes: what the user should know, a line each.
         environment: git revision, versions, machine.
         error: why it failed, one line.
         began, ended: epoch, seconds.
+        trial_outcome: of the last fit that a trial did: how the trial ended, as fields of
+            `TrialRecord`, and on how many 'cases'.
     """
 
     key: str
@@ -95,6 +100,7 @@ class FitRecord:
     error: str | None = None
     began: float = 0.0
     ended: float | None = None
+    trial_outcome: dict[str, Any] | None = None
 
     @property
     def random_encoder(self) -> bool:
@@ -207,6 +213,21 @@ class Ledger(Records[FitRecord]):
     """The records of all fits on a storage."""
 
     root, file, kind = "ledger", RECORD, FitRecord
+
+    def worked_at_by(self, study: str) -> list[FitRecord]:
+        """The readable records that name a study, as their own or in a sitting: reads them all."""
+        named = json.dumps({"study": study})[1:-1].encode()
+
+        def look(key: str) -> FitRecord | None:
+            with contextlib.suppress(FileNotFoundError, LedgerError):
+                # To look for the name is a lot faster than to parse.
+                if named in self.storage.read(f"{self.folder(key)}/{RECORD}"):
+                    return self.read(key)
+            return None
+
+        # An object store answers many at once as fast as one.
+        with ThreadPoolExecutor(1 if self.storage.local else READERS) as readers:
+            return [record for record in readers.map(look, self.keys()) if record is not None]
 
     def keep_best(self, key: str) -> None:
         """Keeps the present checkpoint as the best one."""

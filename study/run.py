@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
         # torch is imported from here on.
         from ffcad.corpus import CorpusError
         from ffcad.encoder_weights import WeightsError
-        from study.driver import make_study_encoders, run_study
+        from study.driver import run_study
         from study.inputs import prepare
 
         wrong += (CorpusError, WeightsError)
@@ -51,8 +51,7 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
         with console.status("reading the images"):
             config, inputs, notes = prepare(config, space)
         started = True
-        work = make_study_encoders if encoders_only else run_study
-        return work(config, space, inputs, notes, console, extend)
+        return run_study(config, space, inputs, notes, console, extend, encoders_only)
     except wrong as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -71,4 +70,6 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from study.signals import run_and_exit
+
+    run_and_exit(main)

@@ -5,6 +5,7 @@ by a rename, an object by the store's own promise.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ import fsspec
 
 # Scheme of a URI -> the extra of this project that brings its file system.
 OBJECT_STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+# What s3fs makes of 412 and 409.
+REFUSALS = (errno.EINVAL, errno.EBUSY)
 
 
 class StorageError(RuntimeError):
@@ -87,8 +90,14 @@ class Storage:
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file that is not there yet; of several that try at once, one succeeds.
 
+        Args:
+            name: of the file.
+            data: unlike what anybody else would write there. A request whose answer was lost is
+                sent again, by an object store's client or by NFS, and then finds what it wrote
+                itself; only the content tells that from what another one wrote.
+
         Returns:
-            False if it was there.
+            False if another one's was there.
         """
         with self._said("written", name):
             try:
@@ -99,8 +108,20 @@ class Storage:
                 else:
                     self._fs.pipe_file(self._path(name), data, mode="create")
             except FileExistsError:
-                return False
+                return self._holds(name, data)
+            except OSError as e:
+                # Some object stores say "precondition failed" (412) without saying which one, and
+                # "conflict" (409) where two try at once.
+                if self.local or e.errno not in REFUSALS or self.version(name) is None:
+                    raise
+                return self._holds(name, data)
         return True
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:
+            return False
 
     def files(self, folder: str) -> dict[str, Hashable]:
         """The names of the files directly in a folder, each with its `version`."""
@@ -136,6 +157,28 @@ class Storage:
                 return _version((self.local / name).stat())
             return _object_version(self._fs.info(self._path(name)))
         return None
+
+    def age(self, name: str) -> float | None:
+        """Seconds since a file was last replaced; None where that cannot be told.
+
+        By the storage's own clock, from which this machine's may differ: another file is written
+        now, to compare with.
+        """
+        probe = f".probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self.write(probe, b"")
+            try:
+                return max(0.0, self._replaced(probe) - self._replaced(name))
+            finally:
+                self.delete(probe)
+        except (FileNotFoundError, StorageError):
+            return None
+
+    def _replaced(self, name: str) -> float:
+        with self._said("read", name):
+            if self.local:
+                return (self.local / name).stat().st_mtime
+            return self._fs.modified(self._path(name)).timestamp()
 
     def delete(self, name: str) -> None:
         """Removes a file, if it is there."""

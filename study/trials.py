@@ -84,7 +84,7 @@ class TrialRecord:
 
     def tried_again(self) -> "TrialRecord":
         """The trial as a new sitting takes it up: begun again where the machine failed it."""
-        if not self.machine_failed:
+        if not self.machine_failed or self.state == RETIRED:
             return self
         return dataclasses.replace(self, state=BEGUN, error=None, machine_failed=False, ended=None)
 
@@ -156,13 +156,19 @@ class StudyFolder:
         self.journal = f"{self.path}/optuna.journal"
         self.log = f"{self.path}/driver.log"
         self._documents = Documents(storage)
+        self._counted = 0
 
     def exists(self) -> bool:
         """Whether the study was ever started."""
         return self.storage.version(f"{self.path}/study.json") is not None
 
     def read_document(self) -> dict[str, Any]:
-        """The study's document: {'study': StudyConfig as a dict, 'inputs': Inputs as a dict}.
+        """The study's document.
+
+        'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'trials' the number of
+        trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
+        question was changed, 'extending' while not all trials follow that yet; 'exhausted' is there
+        when the search space held no further configuration.
 
         Raises:
             LedgerError: if it is unreadable.
@@ -202,6 +208,19 @@ class StudyFolder:
         name = f"{self.path}/trials/{record.number:04d}.json"
         write_document(self.storage, name, dataclasses.asdict(record))
 
+    def count_trial(self, number: int) -> None:
+        """Keeps in the study's document that there is a trial of this number, so that one whose
+        own document is lost is missed."""
+        if number < self._counted or not self.exists():
+            return
+        try:
+            document = self.read_document()
+        except LedgerError:
+            return  # The next sitting says so, and what to do.
+        self._counted = max(document.get("trials", 0), number + 1)
+        if self._counted != document.get("trials"):
+            self.write_document({**document, "trials": self._counted})
+
 
 def new_trial(
     number: int, drawn: dict[str, Any], config: TrainConfig, cases: tuple[Case, ...]
@@ -216,6 +235,18 @@ def new_trial(
         cases=cases,
         budget=config.iterations * len(cases),
     )
+
+
+def outcome_of(record: TrialRecord) -> dict[str, Any]:
+    """How a decided trial ended, as its fits' record keeps it."""
+    names = ("state", "value", "intermediate", "spent", "error", "machine_failed", "began", "ended")
+    return {name: getattr(record, name) for name in names} | {"cases": len(record.cases)}
+
+
+def reopened(record: TrialRecord, cases: tuple[Case, ...]) -> TrialRecord:
+    """A trial that is to be gone through again; its finished fits are taken as they are."""
+    blank = {"intermediate": {}, "value": None, "error": None, "ended": None}
+    return dataclasses.replace(record, state=BEGUN, cases=cases, machine_failed=False, **blank)
 
 
 def study_names(storage: Storage) -> list[str]:

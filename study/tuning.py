@@ -7,14 +7,14 @@ import dataclasses
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 import ray
 from ray import tune
@@ -22,54 +22,35 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.context import StudyContext
-from study.encoders import EncoderNeed
 from study.fits import Fit
-from study.inputs import Inputs, cases_of
+from study.inputs import cases_of
 from study.leases import Lease, current_holder
-from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
+from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.machine import code_environment
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
 from study.search import OptunaSearch, make_scheduler
+from study.signals import Interrupts
+from study.sitting import Sitting
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
-from study.trials import StudyFolder, TrialRecord
+from study.trials import StudyFolder, TrialRecord, outcome_of
 
 # Nothing passes through Ray's shared memory but small dictionaries; bytes.
 OBJECT_STORE = 200_000_000
+# How long Ray may still take to start when somebody asked for an end, so that it is ended in order.
+RAY_SECONDS = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Sitting:
-    """A study and what a driver needs to run it.
-
-    Attributes:
-        config, space, inputs: the study.
-        folder: its documents.
-        lease: that the driver holds on it.
-        plan: what is left.
-        journal: file of Optuna's study on this machine.
-        encoders: that are made before the trials, by their keys.
-    """
-
-    config: StudyConfig
-    space: Space
-    inputs: Inputs
-    folder: StudyFolder
-    lease: Lease
-    plan: Plan
-    journal: Path
-    encoders: dict[str, EncoderNeed] = dataclasses.field(default_factory=dict)
-
-
-def tune_study(sitting: Sitting, console: Console) -> bool:
+def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
     """Starts Ray, unless it runs already, and runs the trials that are left.
 
     Args:
         sitting: what is to be done.
         console: shows the progress.
+        interrupts: end it early.
 
     Returns:
         Whether the search space ran out of configurations.
@@ -78,35 +59,17 @@ def tune_study(sitting: Sitting, console: Console) -> bool:
         StudyError: if the machine cannot hold one trial.
         StorageError: if the storage failed on the way.
     """
-    own = not ray.is_initialized()
-    if own:
-        with console.status("starting Ray"):
-            start_ray()
-    plan, files = sitting.plan, tempfile.mkdtemp(prefix="ffcad-tune-")
+    files = tempfile.mkdtemp(prefix="ffcad-tune-")
     try:
-        slots, gpus = concurrency(sitting.config, ray.cluster_resources())
-        context, search = make_context(sitting), make_search(sitting)
-        tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
-        console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
-        cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
-        with (
-            _stopping_on_signals(search.stopping, sitting.lease, console),
-            _stopping_without(sitting.lease, search),
-        ):
-            make_encoders(sitting.encoders, context, (slots, gpus), search, console)
-            if not search.stopping.is_set():
-                with ProgressLine(console, plan.total, cases, partial(_snapshot, search)):
-                    tuner.fit()
-        if search.fatal:
-            raise StorageError(search.fatal)
-        return search.exhausted
+        with ExitStack() as stack:
+            with console.status("starting Ray"):
+                runs = stack.enter_context(_running_ray(interrupts))
+            return runs and _tune(sitting, console, interrupts, files)
     finally:
-        if own:
-            ray.shutdown()
         shutil.rmtree(files, ignore_errors=True)
 
 
-def make_only(sitting: Sitting, console: Console) -> None:
+def make_only(sitting: Sitting, console: Console, interrupts: Interrupts) -> None:
     """Starts Ray, unless it runs already, and makes the encoders; no trial is run.
 
     Those that failed are tried again.
@@ -115,24 +78,38 @@ def make_only(sitting: Sitting, console: Console) -> None:
         StudyError: if the machine cannot hold one trial.
         StorageError: if the storage failed on the way.
     """
-    own = not ray.is_initialized()
-    if own:
+    ending = SimpleNamespace(stopping=interrupts.stopping, fatal=None)
+    with ExitStack() as stack:
         with console.status("starting Ray"):
-            start_ray()
-    ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
-    try:
+            runs = stack.enter_context(_running_ray(interrupts))
+        if not runs:
+            return
         slots = concurrency(sitting.config, ray.cluster_resources())
-        with (
-            _stopping_on_signals(ending.stopping, sitting.lease, console),
-            _stopping_without(sitting.lease, ending),
-        ):
+        interrupts.tell(ending.stopping.set, fits=True)
+        with _stopping_without(sitting.lease, ending):
             context = make_context(sitting)
             make_encoders(sitting.encoders, context, slots, ending, console, again=True)
         if ending.fatal:
             raise StorageError(ending.fatal)
-    finally:
-        if own:
-            ray.shutdown()
+
+
+def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str) -> bool:
+    """Runs the trials that are left on the Ray that runs; `files` is a folder for Ray's own."""
+    plan = sitting.plan
+    slots, gpus = concurrency(sitting.config, ray.cluster_resources())
+    context, search = make_context(sitting), make_search(sitting)
+    tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
+    console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
+    cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
+    interrupts.tell(search.stopping.set, fits=True)
+    with _stopping_without(sitting.lease, search):
+        make_encoders(sitting.encoders, context, (slots, gpus), search, console)
+        if not search.stopping.is_set():
+            with ProgressLine(console, plan.total, cases, partial(_snapshot, search)):
+                tuner.fit()
+    if search.fatal:
+        raise StorageError(search.fatal)
+    return search.exhausted
 
 
 def make_context(sitting: Sitting) -> StudyContext:
@@ -214,28 +191,6 @@ def _tune_path(sitting: Sitting, files: str) -> str:
 
 
 @contextmanager
-def _stopping_on_signals(
-    stopping: threading.Event, lease: Lease, console: Console
-) -> Iterator[None]:
-    """Ctrl-C and SIGTERM let running fits write a checkpoint; a second one ends at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        lease.say(stopping=True)  # The workers look at it.
-        console.print("Stopping: running fits write a checkpoint. Once more ends at once.")
-
-    # Ray sets one of its own for SIGTERM when it starts.
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _stopping_without(lease: Lease, search: Ending) -> Iterator[None]:
     """Ends the sitting when another driver has taken the study over, thinking this one dead; and
     tells the workers to leave off when nothing can be kept any more."""
@@ -256,6 +211,57 @@ def _stopping_without(lease: Lease, search: Ending) -> Iterator[None]:
     try:
         yield
     finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
+    """Ray, unless it runs already, for as long as the context lasts.
+
+    While it starts it sets handlers for SIGTERM, in Python and in C++, that end the process with
+    a stack trace. So it is started in a thread of its own, where it sets the second one only, and
+    this one sets ours again and again meanwhile. The thread lives as long as Ray, whose processes
+    the kernel ends with the thread that started them.
+
+    Yields:
+        Whether it runs; not if it did not start soon after somebody asked for an end.
+
+    Raises:
+        StudyError: as `start_ray`.
+    """
+    if ray.is_initialized():
+        yield True
+        return
+    ready, over = threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            start_ray()
+        except BaseException as e:
+            failed.append(e)
+        ready.set()
+        over.wait()
+
+    thread = threading.Thread(target=live, name="ray", daemon=True)
+    thread.start()
+    stopping, asked = interrupts.stopping, None
+    while not ready.wait(0.002):
+        interrupts.install()
+        if stopping.is_set():
+            asked = asked or time.monotonic()
+            if time.monotonic() - asked > RAY_SECONDS:
+                yield False
+                return
+    interrupts.install()
+    try:
+        # A terminal's Ctrl-C reaches Ray's processes while they start, too.
+        if failed and not stopping.is_set():
+            raise failed[0]
+        yield not failed
+    finally:
+        ray.shutdown()
         over.set()
         thread.join()
 
@@ -321,29 +327,43 @@ def count_rungs(config: StudyConfig, space: Space) -> int:
 
 
 def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> TrialRecord:
-    """Writes a trial's record with what it spent, and ends those of its fits that its worker could
-    not end itself."""
-    if record.decided:
-        spent = 0
-        for case in record.cases:
-            try:
-                fit = ledger.read(case.key)
-            except LedgerError:
-                continue  # The next sitting mends it.
-            if fit is None or fit.study != folder.name:
-                continue
-            spent += fit.iteration
-            if fit.status == BEGUN and record.state in (STOPPED, FAILED):
-                if record.machine_failed and fit.error:
-                    reason = f"{case.category}, seed {case.seed}: {fit.error}"
-                    record = dataclasses.replace(record, error=reason)
-                outcome = {"status": record.state, "ended": record.ended}
-                if record.state == FAILED:
-                    outcome["error"] = fit.error or record.error
-                ledger.write(dataclasses.replace(fit, **outcome))
-        record = dataclasses.replace(record, spent=spent)
+    """Writes a trial's record with what it spent, and into its fits what its worker could not: that
+    they ended with it, and, into the last one, how it ended, so that the ledger tells it too."""
+    own = _own_fits(folder, ledger, record)
+    if not record.decided:
+        for fit in own:
+            if fit.status == FINISHED and fit.trial_outcome:  # It is gone through again.
+                ledger.write(dataclasses.replace(fit, trial_outcome=None))
+        folder.write_trial(record)
+        folder.count_trial(record.number)
+        return record
+    for fit in own:
+        if record.machine_failed and fit.status == BEGUN and fit.error:
+            reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
+            record = dataclasses.replace(record, error=reason)
+    record = dataclasses.replace(record, spent=sum(fit.iteration for fit in own))
+    last = next((fit for fit in reversed(own) if fit.trial == record.number), None)
+    for fit in own:
+        changes: dict[str, Any] = {}
+        if fit.status == BEGUN and record.state in (STOPPED, FAILED):
+            changes = {"status": record.state, "ended": record.ended}
+            if record.state == FAILED:
+                changes["error"] = fit.error or record.error
+        if fit is last:
+            changes["trial_outcome"] = outcome_of(record)
+        if changes:
+            ledger.write(dataclasses.replace(fit, **changes))
     folder.write_trial(record)
+    folder.count_trial(record.number)
     return record
+
+
+def _own_fits(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> list[FitRecord]:
+    """The fits of a trial that its study did, in the order of its cases; a record that cannot be
+    read is mended by the next sitting."""
+    fits = {fit.key: fit for fit in ledger.read_all([case.key for case in record.cases])[0]}
+    found = [fits[case.key] for case in record.cases if case.key in fits]
+    return [fit for fit in found if fit.study == folder.name]
 
 
 def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:

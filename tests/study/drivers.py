@@ -60,6 +60,18 @@ def kill(process):
     return left
 
 
+def family(process, *names):
+    """The processes that a driver started whose command line has one of the names."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if any(name in " ".join(child.cmdline()) for name in names):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 def wait_for(condition, process):
     """Until the condition holds; fails if the driver ends before."""
     end = time.monotonic() + SECONDS

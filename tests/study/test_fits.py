@@ -5,7 +5,9 @@ import dataclasses
 import threading
 
 import pytest
+import torch
 
+from ffcad.model import FrozenEncoder
 from ffcad.predictor import Predictor
 from study.fits import Fit
 from study.leases import LeaseLost, current_holder
@@ -222,6 +224,9 @@ def test_an_object_store_serves_as_well(finished, first_fit, make_context, bucke
     storage = Storage(context.study.storage)
     names = {name.rpartition("/")[2] for name in storage.files(f"ledger/{case.key}")}
     assert {"checkpoint.pt", "checkpoint.previous.pt", "best_checkpoint.pt"} <= names
+    # Twice: the good one before must not be replaced by the broken one.
+    storage.write(f"ledger/{case.key}/checkpoint.pt", b"broken")
+    left_off(context, configuration, case, 5)
     storage.write(f"ledger/{case.key}/checkpoint.pt", b"broken")
     resumed, made = fit(context, configuration, case)
     assert [progress.iteration for progress in made] == [5, 6]
@@ -285,3 +290,33 @@ def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
         next(run)
     after = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
     assert after == before
+
+
+def test_a_configuration_that_needs_more_memory_than_there_is_fails_once(context, first_fit):
+    # Not even the first layer's weights have a place.
+    configuration, case = first_fit(context, autoencoder_channels=10**12)
+    record, _ = fit(context, configuration, case)
+    assert record.status == "failed"
+    assert "DefaultCPUAllocator: can't allocate memory" in record.error
+    assert len(record.error) <= 500
+
+
+def test_a_fit_knows_its_weights_in_another_place(first_fit, make_context, tmp_path):
+    here, there = tmp_path / "here.pth", tmp_path / "there.pth"
+    plain = {"ffc_encoder": False, "ffc_layers": 1}
+    flags = "--set ffc_encoder=false --set ffc_autoencoder=false --encoder"
+    context = make_context(tmp_path)
+    encoder = FrozenEncoder(dataclasses.replace(first_fit(context)[0], **plain))
+    torch.save(encoder.state_dict(), here)
+    context = make_context(tmp_path, f"{flags} {here}")
+    configuration, case = first_fit(context)
+    left_off(context, configuration, case, 4)
+    here.rename(there)
+    context = make_context(tmp_path, f"{flags} {there}")
+    moved, same = first_fit(context)
+    assert same == case
+    assert moved.encoder_weights != configuration.encoder_weights
+    record, made = fit(context, moved, same)
+    assert [progress.iteration for progress in made] == [5, 6]
+    assert record.status == "finished"
+    assert record.configuration["encoder_weights"] == str(there)

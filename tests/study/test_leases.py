@@ -14,13 +14,6 @@ from study.storage import Storage
 BEAT, STALE = 0.1, 0.6
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
-def storage(request, tmp_path):
-    if request.param == "folder":
-        return Storage(tmp_path)
-    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
-
-
 def waiter(storage, study="mine"):
     return Waiter(storage, "thing", {"study": study}, beat=BEAT, stale=STALE)
 

@@ -9,7 +9,8 @@ from study.arguments import parse
 from study.config import StudyConfig, StudyError
 from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
-from study.plan import extended, make_plan
+from study.plan import make_plan
+from study.question import extended
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 
@@ -57,6 +58,15 @@ def fit_of(trial, case, study="mine", status="finished"):
     )  # fmt: skip
 
 
+def drawn(made, number, **knobs):
+    """A trial that begins, with a configuration that the space of a search can draw."""
+    config, space, *_ = made
+    values = {"optimizer": "sgd", "sgd_learning_rate": 0.1, **knobs}
+    configuration = TrainConfig.from_dict({**space.fixed, **values})
+    cases = cases_of(config, INPUTS, configuration)
+    return new_trial(number, space.parameters(configuration), configuration, cases)
+
+
 def finish(made, trial, value=0.5):
     _, _, folder, ledger = made
     for case in trial.cases:
@@ -101,11 +111,8 @@ def test_a_finished_trial_without_its_fits_record_is_gone_on_with(study, grid):
 
 def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
     made = study("--num-trials", "3", "--seeds", "0,1")
-    config, space, folder, _ = made
-    configuration = TrainConfig.from_dict({**space.fixed, "hsas": "1d", "optimizer": "sgd"})
-    trial = new_trial(
-        2, space.parameters(configuration), configuration, cases_of(config, INPUTS, configuration)
-    )
+    folder = made[2]
+    trial = drawn(made, 2, hsas="1d", hsas_probability=0.1, sgd_learning_rate=0.1)
     finish(made, trial)
     folder.storage.write("studies/mine/trials/0002.json", b"{")
     folder.storage.write("studies/mine/trials/0001.json", b"{")
@@ -119,6 +126,25 @@ def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
     assert any("left out" in note for note in plan.notes)
     assert any("rebuilt from its fits" in note for note in plan.notes)
     assert (plan.begun, plan.new) == (1, 2)
+
+
+def test_weights_that_moved_between_sittings_are_the_trials_too(study, tmp_path):
+    here, there = tmp_path / "here.pth", tmp_path / "there.pth"
+    here.write_bytes(b"weights")
+    made = study("--num-trials", "2", "--encoder", str(here))
+    old = dataclasses.replace(INPUTS, weights={str(here): "w1"})
+    config, space, folder, ledger = made
+    configuration = TrainConfig.from_dict({**space.fixed, "hsas": "none", "optimizer": "sgd"})
+    cases = cases_of(config, old, configuration)
+    folder.write_trial(new_trial(0, space.parameters(configuration), configuration, cases))
+    here.rename(there)
+    made = config, space, folder, ledger = study("--num-trials", "2", "--encoder", str(there))
+    new = dataclasses.replace(INPUTS, weights={str(there): "w1"})
+    (trial,) = make_plan(config, space, new, folder, ledger).trials
+    assert trial.configuration["encoder_weights"] == str(there)
+    assert trial.digest == TrainConfig.from_dict(trial.configuration).digest()
+    # The same fits: their keys know the weights by content.
+    assert trial.cases == cases == cases_of(config, new, TrainConfig.from_dict(trial.configuration))
 
 
 def test_an_extended_search_keeps_what_the_new_space_can_draw(study):

@@ -1,22 +1,20 @@
 """The same promises on a local folder and on an object store (an S3 emulator)."""
 
+import http.client
+import http.server
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+import s3fs
 
+from study.leases import Waiter
 from study.storage import Storage, StorageError
-
-
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
-def storage(request, tmp_path):
-    if request.param == "folder":
-        return Storage(tmp_path)
-    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
 
 def test_what_is_written_is_read_listed_replaced_and_removed(storage):
@@ -81,6 +79,78 @@ def test_of_many_that_create_at_once_one_succeeds(storage):
         worker.join()
     (winner,) = [number for number, created in outcomes.items() if created]
     assert storage.read("race/lease") == str(winner).encode()
+
+
+def test_ones_own_file_is_known_again(storage):
+    assert storage.create("x/lease", b"mine")
+    assert storage.create("x/lease", b"mine")
+    assert not storage.create("x/lease", b"yours")
+
+
+def test_the_age_of_a_file_is_the_storages(storage):
+    assert storage.age("a") is None
+    storage.write("a", b"1")
+    time.sleep(2.5)
+    storage.write("b", b"1")
+    assert storage.age("a") >= 1.5  # An object store's times are whole seconds.
+    assert storage.age("b") < storage.age("a")
+    assert {name.strip("/") for name in storage.files("")} == {"a", "b"}
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Hands requests on to the emulator, and closes the connection instead of giving the first
+    answer to an exclusive creation."""
+
+    lost, refused = 0, 0
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        emulator = http.client.HTTPConnection(os.environ["AWS_ENDPOINT_URL"].partition("://")[2])
+        emulator.request(self.command, self.path, body, dict(self.headers))
+        answer = emulator.getresponse()
+        content = answer.read()
+        if self.headers.get("If-None-Match"):
+            Proxy.refused += answer.status == 412
+            Proxy.lost += 1
+            if Proxy.lost == 1:
+                self.close_connection = True
+                return
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_HEAD = do_DELETE = do_POST = do_PUT
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.slow
+def test_a_lease_whose_creation_was_not_answered_is_ones_own(bucket, tmp_path):
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    storage = Storage(f"{bucket}/{tmp_path.name}")
+    storage._fs = s3fs.S3FileSystem(
+        endpoint_url=f"http://127.0.0.1:{proxy.server_port}",
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    try:
+        lease = Waiter(storage, "thing", {"study": "mine"}).attempt()
+        # The answer was lost, and what the client sent again was refused.
+        assert (Proxy.lost, Proxy.refused) == (2, 1)
+        assert lease is not None
+        lease.check()
+        assert Waiter(storage, "thing", {"study": "yours"}).attempt() is None
+        lease.release()
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
 
 
 KILLED_WRITER = """

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 
-import psutil
 import pytest
-from drivers import SECONDS, TINY, kill, mlflow_runs, records, run, start, wait_for
+from drivers import SECONDS, TINY, family, kill, mlflow_runs, records, run, start, wait_for
 
 from study.ledger import Ledger
 from study.storage import Storage
@@ -129,8 +128,7 @@ def test_a_worker_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
     process = start(tmp_path, *flags)
     try:
         wait_for(lambda: any(r["iteration"] >= 8 for r in records(tmp_path).values()), process)
-        family = psutil.Process(process.pid).children(recursive=True)
-        workers = [p for p in family if "ImplicitFunc" in " ".join(p.cmdline())]
+        workers = family(process, "ImplicitFunc")
         assert len(workers) == 1
         workers[0].kill()
         output, _ = process.communicate(timeout=SECONDS)
@@ -141,6 +139,31 @@ def test_a_worker_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
     assert record["status"] == "finished"
     assert [e["iteration"] for e in record["history"]] == list(range(4, 41, 4))
     assert [s["iteration"] >= 8 for s in record["sittings"]] == [False, True]
+
+
+def test_a_trial_whose_workers_all_die_fails_with_its_reason_and_can_be_tried_again(tmp_path):
+    flags = ["--num-trials", "1", "--set", "head_iterations=2000", "--retries", "1"]
+    process = start(tmp_path, *TINY, *flags, "--no-early-stopping")
+    try:
+        for sitting in (1, 2):
+            wait_for(
+                lambda s=sitting: [len(r["sittings"]) for r in records(tmp_path).values()] == [s],
+                process,
+            )
+            for worker in family(process, "ImplicitFunc"):
+                worker.kill()
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        kill(process)
+    assert process.returncode == 3, output
+    reason = "its worker process died, and so did the ones that tried again"
+    assert f"trial 0 failed: {reason}" in " ".join(output.split())
+    (record,) = records(tmp_path).values()
+    assert (record["status"], record["error"]) == ("failed", reason)
+    assert len(record["sittings"]) == 2
+    (trial,) = StudyFolder(Storage(tmp_path / "runs"), "mine").trials()
+    assert (trial.state, trial.error) == ("failed", reason)
+    assert trial.tried_again().state == "begun"
 
 
 def test_a_configuration_that_cannot_work_fails_once_and_the_study_goes_on(tmp_path):
@@ -223,3 +246,16 @@ def test_weak_trials_are_stopped_and_never_ranked(tmp_path):
     assert len(early) == 2 * len(stopped)
     # One worker process served them all: what came after a stopped one was sound.
     assert all(r["metrics"] for r in records(tmp_path).values())
+    # Another study finds the finished ones done, and they pass their rungs there, too.
+    sittings = {key: len(r["sittings"]) for key, r in records(tmp_path).items()}
+    code, output = run(tmp_path, *("yours" if flag == "mine" else flag for flag in flags))
+    assert code == 0, output
+    yours = StudyFolder(Storage(tmp_path / "runs"), "yours").trials()
+    assert [t.drawn for t in yours] == [t.drawn for t in trials]
+    for mine, other in zip(trials, yours, strict=True):
+        if mine.state == "finished":
+            assert (other.state, other.spent) == ("finished", 0)
+            assert (other.value, other.intermediate) == (mine.value, mine.intermediate)
+            assert len(other.intermediate) == 6
+            (case,) = mine.cases
+            assert len(records(tmp_path)[case.key]["sittings"]) == sittings[case.key]

@@ -1,0 +1,125 @@
+"""What a study asks, how a changed question is written down, and what its trials are then."""
+
+import dataclasses
+import time
+import warnings
+
+from optuna.trial import FixedTrial
+
+from ffcad.config import ConfigError, TrainConfig
+from study.config import StudyConfig
+from study.inputs import Inputs, cases_of
+from study.spaces import Space
+from study.trials import RETIRED, Case, StudyFolder, TrialRecord, reopened
+
+
+def study_of(folder: StudyFolder) -> tuple[StudyConfig, Space, Inputs]:
+    """A study as it was asked for, with the storage where it is now."""
+    document = folder.read_document()
+    config = StudyConfig.from_dict({**document["study"], "storage": folder.storage.where})
+    return config, config.search_space(), Inputs(**document["inputs"])
+
+
+def ask(
+    folder: StudyFolder,
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    differences: list[str],
+) -> None:
+    """Writes down what a study asks; where it asked something else before, its trials follow.
+
+    The question comes first, with a note that the trials do not all follow it yet: whoever opens
+    the study after a kill in between completes that.
+
+    Args:
+        folder: the study's.
+        config, space, inputs: the question.
+        differences: to the one before, a line each.
+    """
+    document = folder.read_document() if folder.exists() else {}
+    if differences:
+        said = {"when": time.time(), "differences": differences}
+        document["extended"] = [*document.get("extended", []), said]
+        document["extending"] = True
+    document.pop("exhausted", None)  # The space: this sitting will find out.
+    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
+    folder.write_document(asked)
+    complete_extension(folder, config, space, inputs)
+
+
+def complete_extension(
+    folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs
+) -> None:
+    """Lets the trials follow a question that they do not all follow yet; doing so twice is no
+    harm."""
+    document = folder.read_document()
+    if not document.get("extending"):
+        return
+    for record in extended(folder.trials(), config, space, inputs):
+        folder.write_trial(record)
+    folder.write_document({k: v for k, v in document.items() if k != "extending"})
+
+
+def extended(
+    trials: list[TrialRecord], config: StudyConfig, space: Space, inputs: Inputs
+) -> list[TrialRecord]:
+    """The trials of a study as its changed question sees them.
+
+    Those that are points of the new space are gone through again with the new cases, which costs
+    nothing where their fits are finished; the others are retired.
+    """
+    if space.is_grid:
+        cells = {case.key: config for config, case in cell_cases(config, space, inputs)}
+        return [_extended_cell(record, space, cells) for record in trials]
+    seen, result = set(), []
+    for record in trials:
+        configuration = drawn_again(space, record)
+        if configuration is None or configuration.digest() in seen:
+            result.append(dataclasses.replace(record, state=RETIRED))
+            continue
+        seen.add(configuration.digest())
+        cases = cases_of(config, inputs, configuration)
+        same = reopened(record, cases)
+        result.append(
+            dataclasses.replace(
+                same,
+                configuration=configuration.to_dict(),
+                digest=configuration.digest(),
+                budget=configuration.iterations * len(cases),
+            )
+        )
+    return result
+
+
+def _extended_cell(record: TrialRecord, space: Space, cells: dict[str, TrainConfig]) -> TrialRecord:
+    """A grid's trial in the changed grid, whose fits' keys and configurations are given."""
+    (case,) = record.cases[:1]
+    if len(record.cases) > 1 or case.key not in cells:
+        return dataclasses.replace(record, state=RETIRED)
+    configuration = cells[case.key]
+    return dataclasses.replace(
+        reopened(record, record.cases),
+        drawn=space.parameters(configuration),
+        configuration=configuration.to_dict(),
+        digest=configuration.digest(),
+    )
+
+
+def drawn_again(space: Space, record: TrialRecord) -> TrainConfig | None:
+    """The configuration of a trial in another space; None if that cannot draw it."""
+    try:
+        with warnings.catch_warnings():
+            # Of a value that is out of range Optuna only warns.
+            warnings.simplefilter("error", UserWarning)
+            configuration = space.draw(FixedTrial(record.drawn))
+    except (ConfigError, UserWarning, ValueError):  # ValueError: a knob that was not drawn
+        return None
+    return configuration if space.parameters(configuration) == record.drawn else None
+
+
+def cell_cases(config: StudyConfig, space: Space, inputs: Inputs) -> list[tuple[TrainConfig, Case]]:
+    """A grid's fits in their order: one case after the other, all cells of each, so that whatever
+    is done first can be compared."""
+    cells = [(c, cases_of(config, inputs, c)) for _, c in space.distinct_cells()]
+    return [(c, cases[i]) for i in range(len(config.cases)) for c, cases in cells]
