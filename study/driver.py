@@ -79,6 +79,8 @@ def run_study(
         console.print(plan.describe(config), highlight=False)
         store = EncoderStore(storage)
         encoders, line = encoders_to_make(needed_encoders(space, inputs, plan), store)
+        if not line and inputs.makings and plan.left:
+            line = "Encoders are made by the fits that need them."
         if line:
             console.print(line, highlight=False)
         for note in (*notes, *plan.notes):

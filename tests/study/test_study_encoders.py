@@ -160,7 +160,8 @@ def test_a_search_over_a_range_of_ratios_makes_what_it_draws(tmp_path, recipe):
     flags = [*TINY, "--space", str(path), *recipe.split(), "--num-trials", "3"]
     code, output = run(tmp_path, *flags, "--seeds", "0,1", "--no-early-stopping")
     assert code == 0, output
-    assert "encoder" not in output
+    assert "Encoders are made by the fits that need them." in output
+    assert "encoders 0/" not in output
     made, fits = cards(tmp_path), records(tmp_path)
     assert len(fits) == 6
     # int(256 r) is 64, 65 or 66.
