@@ -4,7 +4,6 @@ import shlex
 import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -14,9 +13,9 @@ from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, outcomes
+from study.wording import RANDOM_ENCODER, caveats, cell_names, settings, varying_knobs
 
 MOST_ROWS = 20
-RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
 # What the table shows beside the objective, where there is room for no more.
 COLUMNS = ("report_image_auroc", "report_pixel_auroc", "report_pixel_aupro", "report_pixel_ap")
 
@@ -42,23 +41,29 @@ def summary(
         for key in COLUMNS
         if any(fits.values()) and all(key in r.metrics for rs in fits.values() for r in rs)
     ]
-    varying = varying_knobs([o.first for o in known])
-    table = _headed_table(config, trials, columns)
+    varying, names = varying_knobs([o.first for o in known]), cell_names(config)
+
+    def said(trial: TrialRecord) -> list[str]:
+        return [names[trial.digest]] if trial.digest in names else settings(trial, varying)
+
+    table = _headed_table(config, columns)
     # Between columns are a border and two spaces, at the table's ends a border.
     taken = len("trial") + len("stopped") + len(columns) * len("AUROC")
     width = min(console.width, 120) - taken - 3 * (len(columns) + 2) - 2
     for o in finished[:MOST_ROWS]:
         metrics = [_mean([r.metrics[key] for r in fits[o.first.number]]) for key in columns]
-        row = _folded(o.first, varying, width)
+        row = _folded(said(o.first), width)
         table.add_row(str(o.first.number), f"{o.value:.4f}", *metrics, row)
     table.add_section()
     for o in others[:MOST_ROWS]:
         empty = [""] * len(columns)
-        table.add_row(str(o.first.number), o.state, *empty, _folded(o.first, varying, width))
+        table.add_row(str(o.first.number), o.state, *empty, _folded(said(o.first), width))
     console.print(table)
+    for line in caveats(config, trials):
+        console.print(line, style="yellow" if line == RANDOM_ENCODER else None, highlight=False)
     if hidden := max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS):
         console.print(f"and {hidden} more: python -m study status {config.name} --json")
-    best = ", ".join(settings(finished[0].first, varying)) if finished else ""
+    best = ", ".join(said(finished[0].first)) if finished else ""
     console.print(
         f"Best: trial {finished[0].first.number}, {best}"
         if finished
@@ -99,20 +104,15 @@ def notes_of(console: Console, trials: list[TrialRecord], ledger: Ledger) -> Non
         console.print(f"note: {line}", style="yellow", highlight=False, markup=False)
 
 
-def _headed_table(config: StudyConfig, trials: list[TrialRecord], columns: list[str]) -> Table:
-    table = Table(
-        title=config.name,
-        caption="\n".join(_caveats(config, trials)),
-        caption_justify="left",
-        pad_edge=False,
-    )
+def _headed_table(config: StudyConfig, columns: list[str]) -> Table:
+    table = Table(title=config.name, pad_edge=False)
     figures = {"justify": "right", "no_wrap": True}
     table.add_column("trial", min_width=len("trial"), **figures)
     table.add_column(_title(config.objective), min_width=len("stopped"), **figures)
     for key in columns:
         title = _title(key).removeprefix("report\n")
         table.add_column(title, min_width=len("AUROC"), **figures)
-    table.add_column("settings that vary", overflow="fold")
+    table.add_column("cell" if config.cells else "settings that vary", overflow="fold")
     return table
 
 
@@ -136,7 +136,7 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
         look = f"open {config.mlflow_uri}"
     else:
         uri = config.tracking_uri or f"sqlite:///{_short(config.local_folder / 'mlflow.db')}"
-        look = f"{python} -m mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        look = f"{python} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
     run = f"{python} {run_command()}"
     local = Storage(config.storage).local
     storage = _short(local) if local else config.storage
@@ -158,38 +158,16 @@ def run_command() -> str:
     return _short(script) if script.name == "run.py" else "-m study run"
 
 
-def varying_knobs(trials: list[TrialRecord]) -> list[str]:
-    """The searched knobs that take more than one value among the trials, or are not always used."""
-    drawn = list(dict.fromkeys(name for t in trials for name in t.drawn))
-    return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
-
-
-def settings(trial: TrialRecord, names: list[str]) -> list[str]:
-    """A trial's values of some knobs, as 'name value'."""
-    return [f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn]
-
-
-def _folded(trial: TrialRecord, names: list[str], width: int) -> str:
-    """The settings in lines of a width, broken between two settings only."""
+def _folded(parts: list[str], width: int) -> str:
+    """Settings in lines of a width, broken between two settings only."""
     lines = [""]
-    for part in settings(trial, names):
+    for part in parts:
         longer = f"{lines[-1]}, {part}" if lines[-1] else part
         if len(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(part)
     return "\n".join(lines)
-
-
-def _caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
-    n = len(config.cases)
-    cases = f"{n} case{'s' * (n > 1)}"
-    lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
-    if config.select_on == "paper":
-        lines.append("Protocol 'paper': chosen and reported on the same images.")
-    if any(t.configuration["encoder_weights"] == "random" for t in trials):
-        lines.append(f"[yellow]{RANDOM_ENCODER}[/yellow]")
-    return lines
 
 
 def _finished_fits(ledger: Ledger, outcome: Outcome) -> list[FitRecord]:
@@ -204,10 +182,6 @@ def _mean(values: list[float]) -> str:
 def _title(metric: str) -> str:
     """select_pixel_ap as three short lines."""
     return "\n".join(w.upper() if w.startswith("au") or w == "ap" else w for w in metric.split("_"))
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _short(path: Path, resolve: bool = True) -> str:

@@ -34,12 +34,13 @@ class FitContentBuilder:
     def __init__(self, config: StudyConfig, ledger: Ledger) -> None:
         self.config, self.ledger = config, ledger
 
-    def fit(self, record: FitRecord, parent: str, live: bool) -> RunContent:
+    def fit(self, record: FitRecord, parent: str, trial: int, live: bool) -> RunContent:
         """A fit's run.
 
         Args:
             record: the fit's.
             parent: the id of its configuration's run.
+            trial: the number of that configuration's first trial.
             live: whether somebody works at it if it has only begun.
         """
         reused = record.study != self.config.name
@@ -52,7 +53,7 @@ class FitContentBuilder:
         return RunContent(
             level="fit",
             identity=record.key,
-            name=f"{record.category}-seed{record.seed}",
+            name=f"trial-{trial:03d}-{record.category}-seed{record.seed}",
             parent=parent,
             began=record.began,
             ended=last_seen(record),

@@ -81,7 +81,9 @@ class ExperimentRuns:
             server = uri.startswith(("http:", "https:", "databricks"))
             artifacts = (self.config.local_folder / "mlartifacts").resolve().as_uri()
             self.id = client.create_experiment(
-                self.config.name, artifact_location=None if server else artifacts
+                self.config.name,
+                artifact_location=None if server else artifacts,
+                tags={MLFLOW_RUN_NOTE: self.config.question},
             )
         else:
             self.id = found.experiment_id

@@ -8,10 +8,13 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
 from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
 from study.trials import Outcome, TrialRecord
+from study.wording import caveats, cell_names, settings, varying_knobs
 
 
 class StudyContentBuilder:
@@ -72,6 +75,7 @@ class StudyContentBuilder:
                 "question": self.config.question,
                 "select_on": self.config.select_on,
                 "extended": str(len(extended)),
+                MLFLOW_RUN_NOTE: self._description(groups),
             },
             documents=documents,
         )
@@ -95,11 +99,12 @@ class StudyContentBuilder:
         if outcome.value is not None:
             when = max(trial.ended for trial in trials)
             metrics += metrics_at({"objective": outcome.value}, when, since(first.began, when))
+        cell = self._cells.get(first.digest)
         errors = [trial.error for trial in trials if trial.error]
         return RunContent(
             level="configuration",
             identity=first.digest,
-            name=f"trial-{first.number:03d}",
+            name=f"trial-{first.number:03d}{f' {cell}' if cell else ''}",
             parent=parent,
             began=first.began,
             ended=max([*(t.ended or t.began for t in trials), *(last_seen(r) for r in records)]),
@@ -112,9 +117,31 @@ class StudyContentBuilder:
                 "select_on": self.config.select_on,
                 "encoder": encoder(first.configuration, records),
                 "stopped_early": json.dumps(outcome.state == STOPPED),
+                **({"cell": cell} if cell else {}),
+                MLFLOW_RUN_NOTE: ", ".join(settings(first, list(first.drawn))),
                 **({"error": errors[0]} if errors else {}),
             },
         )
+
+    @cached_property
+    def _cells(self) -> dict[str, str]:
+        return cell_names(self.config)
+
+    def _description(self, groups: list[Outcome]) -> str:
+        """What MLflow shows beside a study's figures: question, answer so far, limits."""
+        lines = [f"**{self.config.question}**"]
+        finished = [group for group in groups if group.state == FINISHED]
+        if finished:
+            best = max(finished, key=lambda group: group.value)
+            varying = varying_knobs([group.first for group in groups])
+            said = self._cells.get(best.first.digest) or ", ".join(settings(best.first, varying))
+            lines.append(
+                f"Best of {len(finished)} finished: trial {best.first.number} with "
+                f"{self.config.objective} {best.value:.4f} ({said})."
+            )
+        trials = [trial for group in groups for trial in group.trials]
+        lines.append(" ".join(caveats(self.config, trials)))
+        return "\n\n".join(lines)
 
     @cached_property
     def _wanted_trials(self) -> int:

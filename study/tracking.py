@@ -151,7 +151,8 @@ class Mirror:
             if not self._is_same(fit, of_fit):
                 at_work = live and not decided[record.key]
                 parent = self.experiment.runs[identity].id
-                written += self.experiment.write(self.fit_builder.fit(record, parent, at_work))
+                content = self.fit_builder.fit(record, parent, outcome.first.number, at_work)
+                written += self.experiment.write(content)
                 self._sources[fit] = of_fit
         complete = len(outcome.cases) >= len(self.config.cases)
         if complete and all(trial.decided for trial in outcome.trials):

@@ -10,6 +10,7 @@ from study.console import failures, next_steps, summary
 from study.ledger import FitRecord, Ledger
 from study.storage import Storage
 from study.trials import Case, TrialRecord
+from study.wording import cell_names
 
 
 @pytest.fixture
@@ -87,6 +88,24 @@ def test_the_table_says_that_the_encoder_is_random_and_how_was_chosen(config):
     assert "random weights" not in shown(config, known)
     paper = dataclasses.replace(config, select_on="paper")
     assert "chosen and reported on the same images" in shown(paper, TRIALS)
+
+
+def test_the_rows_of_a_grid_have_the_names_of_their_cells(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid, _, _ = parse(["--study", "mine", "--space", "smoke_grid"])
+    grid = dataclasses.replace(grid, objective="select_pixel_ap")
+    digests = {name: digest for digest, name in cell_names(grid).items()}
+    assert list(digests) == ["full", "no FFC", "no HSAS"]
+    trials = [
+        dataclasses.replace(trial(0, "finished", 0.2, hsas="2d"), digest=digests["full"]),
+        dataclasses.replace(trial(1, "begun", hsas="none"), digest=digests["no HSAS"]),
+    ]
+    text = shown(grid, trials)
+    assert re.findall(r"^│ +(\d) .*│ ([\w ]+?) *│$", text, re.MULTILINE) == [
+        ("0", "full"),
+        ("1", "no HSAS"),
+    ]
+    assert "Best: trial 0, full" in text
 
 
 def test_a_study_in_which_nothing_finished_says_so(config):

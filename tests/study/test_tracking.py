@@ -141,6 +141,13 @@ def check_full_study(study):
     assert middle.data.tags["mlflow.parentRunId"] == top.info.run_id
     assert leaf.data.tags["mlflow.parentRunId"] == middle.info.run_id
     assert len(found) == 1 + 4 + 5
+    names = [run.info.run_name for run in (top, middle, leaf)]
+    assert names == [study.name, "trial-000", "trial-000-wood-seed0"]
+    description = top.data.tags["mlflow.note.content"]
+    assert description.startswith(f"**{study.question}**")
+    assert "Best of 1 finished: trial 0" in description
+    experiment = client.get_experiment(top.info.experiment_id)
+    assert experiment.tags["mlflow.note.content"] == study.question
 
     assert leaf.data.params["image_size"] == "64"
     assert leaf.data.params["gradient_clip"] == "null"

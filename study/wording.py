@@ -1,0 +1,42 @@
+"""Words for configurations and results, the same on the console and in MLflow."""
+
+from typing import Any
+
+from study.config import StudyConfig
+from study.trials import TrialRecord
+
+RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
+
+
+def cell_names(config: StudyConfig) -> dict[str, str]:
+    """The names of a grid's cells, by the digest of their configuration; empty for a search."""
+    if not config.cells:
+        return {}
+    return {c.digest(): ", ".join(names) for names, c in config.search_space().distinct_cells()}
+
+
+def varying_knobs(trials: list[TrialRecord]) -> list[str]:
+    """The searched knobs that take more than one value among the trials, or are not always used."""
+    drawn = list(dict.fromkeys(name for t in trials for name in t.drawn))
+    return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
+
+
+def settings(trial: TrialRecord, names: list[str]) -> list[str]:
+    """A trial's values of some knobs, as 'name value'."""
+    return [f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn]
+
+
+def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
+    """How the results came about, and what they do not tell; a line each."""
+    n = len(config.cases)
+    cases = f"{n} case{'s' * (n > 1)}"
+    lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
+    if config.select_on == "paper":
+        lines.append("Protocol 'paper': chosen and reported on the same images.")
+    if any(t.configuration["encoder_weights"] == "random" for t in trials):
+        lines.append(RANDOM_ENCODER)
+    return lines
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
