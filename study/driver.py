@@ -102,6 +102,8 @@ def run_study(
                 line = line or "This study makes no encoder."
             else:
                 console.print(plan.describe(config), highlight=False)
+                if not line and inputs.makings and plan.left:
+                    line = "Encoders are made by the fits that need them."
             if line:
                 console.print(line, highlight=False)
             for note in (*notes, *plan.notes):

@@ -28,6 +28,8 @@ CELLS = {
 FIXED = {"ffc_layers": 1}
 """
 LONG = ["--pretrain", "iterations=60", "--pretrain", "evaluate_every=15"]
+# The card of an encoder that a worker has not come to yet.
+NOTHING = {"iteration": 0, "history": [], "sittings": [], "status": "begun"}
 
 
 @pytest.fixture
@@ -88,7 +90,9 @@ def test_encoders_are_made_once_through_a_stop_and_a_kill_and_shared(tmp_path, g
     process = start(tmp_path, "--resume", "mine")
     try:
         wait_for(
-            lambda: any(c["iteration"] > stopped[c["key"]]["iteration"] for c in under_way()),
+            lambda: any(
+                c["iteration"] > stopped.get(c["key"], NOTHING)["iteration"] for c in under_way()
+            ),
             process,
         )
     finally:
@@ -106,10 +110,10 @@ def test_encoders_are_made_once_through_a_stop_and_a_kill_and_shared(tmp_path, g
     assert len(made) == 2
     for key, card in made.items():
         # What was done was not done again.
-        assert card["history"][: len(killed[key]["history"])] == killed[key]["history"]
-        assert len(card["sittings"]) == len(killed[key]["sittings"]) + (
-            killed[key]["status"] == "begun"
-        )
+        before = killed.get(key, NOTHING)
+        assert card["history"][: len(before["history"])] == before["history"]
+        taken_up = before["status"] == "begun"
+        assert len(card["sittings"]) == len(before["sittings"]) + taken_up
         alone = undisturbed(tmp_path / "alone", flags, key)
         assert alone.weights == card["weights"]
         times = [{**entry, "time": 0} for entry in card["history"]]
@@ -156,7 +160,8 @@ def test_a_search_over_a_range_of_ratios_makes_what_it_draws(tmp_path, recipe):
     flags = [*TINY, "--space", str(path), *recipe.split(), "--num-trials", "3"]
     code, output = run(tmp_path, *flags, "--seeds", "0,1", "--no-early-stopping")
     assert code == 0, output
-    assert "encoder" not in output
+    assert "Encoders are made by the fits that need them." in output
+    assert "encoders 0/" not in output
     made, fits = cards(tmp_path), records(tmp_path)
     assert len(fits) == 6
     # int(256 r) is 64, 65 or 66.
