@@ -42,6 +42,8 @@ from study.trials import StudyFolder, TrialRecord, outcome_of
 OBJECT_STORE = 200_000_000
 # How long Ray may still take to start when somebody asked for an end, so that it is ended in order.
 RAY_SECONDS = 10.0
+# Between two times that our handlers of signals are set while Ray sets its own.
+INSTALL_SECONDS = 0.002
 
 
 def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
@@ -220,9 +222,9 @@ def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
     """Ray, unless it runs already, for as long as the context lasts.
 
     While it starts it sets handlers for SIGTERM, in Python and in C++, that end the process with
-    a stack trace. So it is started in a thread of its own, where it sets the second one only, and
-    this one sets ours again and again meanwhile. The thread lives as long as Ray, whose processes
-    the kernel ends with the thread that started them.
+    a stack trace, and when it ends it leaves none. So it is started and ended in a thread of its
+    own, where it sets the ones of C++ only, and this thread sets ours again and again meanwhile.
+    The other one lives as long as Ray, whose processes the kernel ends with it.
 
     Yields:
         Whether it runs; not if it did not start soon after somebody asked for an end.
@@ -243,11 +245,12 @@ def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
             failed.append(e)
         ready.set()
         over.wait()
+        ray.shutdown()
 
     thread = threading.Thread(target=live, name="ray", daemon=True)
     thread.start()
     stopping, asked = interrupts.stopping, None
-    while not ready.wait(0.002):
+    while not ready.wait(INSTALL_SECONDS):
         interrupts.install()
         if stopping.is_set():
             asked = asked or time.monotonic()
@@ -261,9 +264,10 @@ def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
             raise failed[0]
         yield not failed
     finally:
-        ray.shutdown()
         over.set()
-        thread.join()
+        while thread.is_alive():
+            thread.join(INSTALL_SECONDS)
+            interrupts.install()
 
 
 def start_ray() -> None:
