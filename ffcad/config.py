@@ -7,11 +7,14 @@ workers, evaluation interval) are marked `numerical=False`: they are recorded an
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -302,9 +305,10 @@ class TrainConfig:
         return self.global_ratio if self.ffc_autoencoder else 0.0
 
 
-def knobs() -> dict[str, dataclasses.Field]:
+@functools.cache
+def knobs() -> Mapping[str, dataclasses.Field]:
     """The fields of `TrainConfig` by name."""
-    return {f.name: f for f in dataclasses.fields(TrainConfig)}
+    return MappingProxyType({f.name: f for f in dataclasses.fields(TrainConfig)})
 
 
 def check_knob(name: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, load_category, load_textures
@@ -13,8 +13,10 @@ from ffcad.encoder_weights import load_encoder_weights, source_digest
 from ffcad.model import FrozenEncoder
 from ffcad.training import METHOD_VERSION
 from study.config import IMAGE_OBJECTIVE, MASK_OBJECTIVE, StudyConfig, StudyError
-from study.spaces import Space
 from study.trials import Case
+
+if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
+    from study.spaces import Space
 
 # The knobs that the frozen encoder's architecture depends on.
 ENCODER_KNOBS = ["ffc_layers", "global_ratio", "ffc_encoder", "local_fourier_unit"]
@@ -60,7 +62,7 @@ class Inputs:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, list[str]]:
+def prepare(config: StudyConfig, space: "Space") -> tuple[StudyConfig, Inputs, list[str]]:
     """Loads everything that the study will need once, and takes its digests.
 
     Returns:
@@ -125,7 +127,7 @@ def cases_of(config: StudyConfig, inputs: Inputs, configuration: TrainConfig) ->
     )
 
 
-def check_weights(space: Space) -> None:
+def check_weights(space: "Space") -> None:
     """Loads each weights file into each architecture that the space can draw.
 
     Raises:

@@ -140,10 +140,14 @@ class Ledger:
         return self.storage.folders("ledger")
 
     def write(self, record: FitRecord) -> None:
-        """Replaces a fit's record; a reader sees the old one or the new one, whole."""
+        """Replaces a fit's record; a reader sees the old one or the new one, whole.
+
+        One of a fit that is worked at does not wait for the disk: after a power cut the fit's
+        checkpoint, which does, has all that it said.
+        """
         name = f"{self.folder(record.key)}/{RECORD}"
         # Not `dataclasses.asdict`, whose copy of a long history takes longer than writing it.
-        write_document(self.storage, name, vars(record))
+        write_document(self.storage, name, vars(record), durable=record.status != BEGUN)
 
     @contextlib.contextmanager
     def working_folder(self, key: str) -> Iterator[Path]:
@@ -232,10 +236,12 @@ class Documents:
         return self._known[name][1]
 
 
-def write_document(storage: Storage, name: str, document: dict[str, Any]) -> None:
+def write_document(
+    storage: Storage, name: str, document: dict[str, Any], durable: bool = True
+) -> None:
     """Writes a document so that a kill at any moment leaves the old or the new one, whole."""
     # Without indentation, because that takes Python's slow encoder; `status --json` has it.
-    storage.write(name, json.dumps(document).encode())
+    storage.write(name, json.dumps(document).encode(), durable)
 
 
 def read_document(storage: Storage, name: str, kind: type[Document]) -> Document:
