@@ -17,10 +17,12 @@ callback's way has a fifth of the trials, because it takes so long.
 
 The first table has the seconds of a whole `fit()` per trial and the medians of the rounds' ratios;
 the second what Tune's loop spends per result in the callback, and what a worker spends per
-evaluation in writing its record. With --fresh every trial has a process of its own, as on a GPU.
+evaluation in writing its record. With --fresh every trial has a process of its own, as on a GPU;
+with --work every trial computes for so long, spread over its reports. --out keeps the figures.
 """
 
 import argparse
+import json
 import logging
 import os
 import platform
@@ -58,9 +60,10 @@ from study.inputs import prepare
 from study.ledger import Ledger
 from study.plan import make_plan
 from study.search import OptunaSearch
+from study.sitting import Sitting
 from study.storage import Storage
 from study.trials import StudyFolder
-from study.tuning import Sitting, make_context, make_search, make_tuner, start_ray
+from study.tuning import make_context, make_search, make_tuner, start_ray
 
 REPORTS, METRICS, SLOTS = 20, 20, 2
 FLAGS = (
@@ -75,6 +78,13 @@ def metrics_of(iteration: int) -> dict[str, float]:
     return {"select_pixel_ap": iteration / 100, **values}
 
 
+def work() -> None:
+    """A report's share of a trial's --work."""
+    until = time.process_time() + WORK_SECONDS / REPORTS
+    while time.process_time() < until:
+        pass
+
+
 class IdleFit(Fit):
     """Everything that a fit is but the training: no images, no network."""
 
@@ -87,6 +97,7 @@ class IdleFit(Fit):
     def _training(self, *_: Any) -> Iterator[Progress]:
         history = []
         for i in range(1, REPORTS + 1):
+            work()
             metrics = metrics_of(i)
             stage = HEAD if i > 1 else AUTOENCODER
             history.append({"iteration": i, "stage": stage, "loss": 0.0, **metrics})
@@ -126,6 +137,7 @@ class TimedCallback(MLflowLoggerCallback):
 
 RESULT_SECONDS: dict[str, list[float]] = {"mlflow": [], "study": []}
 WRITING_SECONDS: list[float] = []
+WORK_SECONDS = 0.0
 
 
 def idle_trial(config: dict[str, Any]) -> None:
@@ -134,6 +146,7 @@ def idle_trial(config: dict[str, Any]) -> None:
     import ffcad.training  # noqa: F401
 
     for i in range(1, REPORTS + 1):
+        work()
         tune.report({**metrics_of(i), "training_share": i / REPORTS})
 
 
@@ -208,14 +221,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--fresh", action="store_true", help="a process of its own for each trial")
+    parser.add_argument("--work", type=float, default=0.0, help="processor seconds of each trial")
+    parser.add_argument("--ways", default="plain,optuna,mlflow,study", help="plain first")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
+    global WORK_SECONDS  # Pickled with the trainables, as they are when Tune gets them.
+    WORK_SECONDS = given.work
     SPACE.write_text(
         '"""Idle."""\nfrom optuna.distributions import FloatDistribution\n'
         'SEARCH = {"global_ratio": FloatDistribution(0.1, 0.75),\n'
         '          "sgd_learning_rate": FloatDistribution(1e-3, 1.0, log=True)}\n'
         'FIXED = {"optimizer": "sgd", "ffc_layers": 1}\n'
     )
-    ways = ("plain", "optuna", "mlflow", "study")
+    ways = tuple(given.ways.split(","))
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="ffcad-speed-") as temporary:
         start_ray()
@@ -235,6 +253,9 @@ def main() -> None:
                     seconds[way].append(took / trials)
         ray.shutdown()
     SPACE.unlink()
+    if given.out:
+        figures = {"trial": seconds, "result": RESULT_SECONDS, "writing": WRITING_SECONDS}
+        given.out.write_text(json.dumps(figures))
     show(seconds, given)
 
 
@@ -244,14 +265,16 @@ def show(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
     versions = ", ".join(f"{p} {version(p)}" for p in ("ray", "optuna", "mlflow"))
     console.print(
         f"{given.rounds} rounds of {given.trials} trials x {REPORTS} reports x {METRICS} metrics, "
-        f"{'a fresh process each' if given.fresh else 'processes used again'}; "
+        f"{'a fresh process each' if given.fresh else 'processes used again'}, "
+        f"{given.work:g} s of work each; "
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
         f"{platform.python_version()}, {versions}, {date.today()}"
     )
-    table = Table("way", "ms per trial (median)", "least", "most", "ratio to plain", "to optuna")
+    ratios_to = [f"ratio to {name}" for name in ("plain", "optuna") if name in seconds]
+    table = Table("way", "ms per trial (median)", "least", "most", *ratios_to)
     for way, all_seconds in seconds.items():
         row = [f"{1e3 * f(all_seconds):.0f}" for f in (statistics.median, min, max)]
-        for other in ("plain", "optuna"):
+        for other in (name for name in ("plain", "optuna") if name in seconds):
             ratios = [a / b for a, b in zip(all_seconds, seconds[other], strict=True)]
             row.append(f"{statistics.median(ratios):.2f}")
         table.add_row(way, *row)
@@ -263,6 +286,8 @@ def show(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
         "study, in the worker: writing a record": WRITING_SECONDS,
     }
     for name, values in rows.items():
+        if not values:
+            continue
         cut = statistics.quantiles(values, n=20)[-1]
         table.add_row(
             name, *(f"{1e3 * v:.2f}" for v in (statistics.median(values), cut, max(values)))

@@ -7,11 +7,14 @@ workers, evaluation interval) are marked `numerical=False`: they are recorded an
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -298,9 +301,10 @@ class TrainConfig:
         return self.global_ratio if self.ffc_autoencoder else 0.0
 
 
-def knobs(kind: type = TrainConfig) -> dict[str, dataclasses.Field]:
-    """The knobs of a configuration's class, by name."""
-    return {f.name: f for f in dataclasses.fields(kind)}
+@functools.cache
+def knobs(kind: type | None = None) -> Mapping[str, dataclasses.Field]:
+    """The knobs of a configuration's class, `TrainConfig` unless another is given, by name."""
+    return MappingProxyType({f.name: f for f in dataclasses.fields(kind or TrainConfig)})
 
 
 def check_knob(name: str, kind: type = TrainConfig) -> None:

@@ -7,14 +7,14 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from optuna.distributions import distribution_to_json
+from typing import TYPE_CHECKING, Any
 
 from ffcad.config import knobs
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
-from study.spaces import Space, checked
 from study.storage import Storage
+
+if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
+    from study.spaces import Space
 
 LOG_CHECKPOINTS = ("last", "best", "none")
 # What the paper's ablations call "Loc." (pixel AP) and "Det." (image AUROC): localisation is the
@@ -161,9 +161,11 @@ class StudyConfig:
         """Where MLflow is."""
         return self.tracking_uri or f"sqlite:///{self.local_folder / 'mlflow.db'}"
 
-    def search_space(self) -> Space:
+    def search_space(self) -> "Space":
         """The space to draw from."""
         from optuna.distributions import json_to_distribution
+
+        from study.spaces import checked
 
         search = {name: json_to_distribution(text) for name, text in self.search.items()}
         return checked(self.space, self.question, search, self.fixed, cells=self.cells)
@@ -216,8 +218,10 @@ class StudyConfig:
         return dataclasses.asdict(self)
 
 
-def space_fields(space: Space) -> dict[str, Any]:
+def space_fields(space: "Space") -> dict[str, Any]:
     """The fields of a StudyConfig that come from its search space."""
+    from optuna.distributions import distribution_to_json
+
     return {
         "space": space.name,
         "question": space.question,

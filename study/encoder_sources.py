@@ -5,7 +5,7 @@ import hashlib
 import io
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from ffcad.pretrain_config import METHODS, PRETRAIN_VERSION, PretrainConfig
 from study.config import StudyConfig, StudyError
 from study.data import load_data
 from study.encoders import EncoderNeed, EncoderStore
-from study.spaces import Space
+
+if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
+    from study.spaces import Space
 
 SUPERVISED = "supervised"
 # Images that are read at once to take a digest.
@@ -25,7 +27,7 @@ BLOCK = 64
 
 
 def describe_makings(
-    config: StudyConfig, space: Space, store: EncoderStore
+    config: StudyConfig, space: "Space", store: EncoderStore
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Reads what encoders of a study are made from, and puts the teacher onto the storage.
 

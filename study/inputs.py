@@ -5,7 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffcad.config import TrainConfig
 from ffcad.datasets import load_textures
@@ -17,9 +17,11 @@ from study.config import IMAGE_OBJECTIVE, MASK_OBJECTIVE, StudyConfig, StudyErro
 from study.data import load_data
 from study.encoder_sources import describe_makings
 from study.encoders import EncoderNeed, EncoderStore
-from study.spaces import Space
 from study.storage import Storage
 from study.trials import Case
+
+if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
+    from study.spaces import Space
 
 # The knobs that the frozen encoder's architecture depends on.
 ENCODER_KNOBS = ["ffc_layers", "global_ratio", "ffc_encoder", "local_fourier_unit"]
@@ -87,7 +89,7 @@ class Inputs:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def prepare(config: StudyConfig, space: Space) -> tuple[StudyConfig, Inputs, list[str]]:
+def prepare(config: StudyConfig, space: "Space") -> tuple[StudyConfig, Inputs, list[str]]:
     """Loads everything that the study will need once, and takes its digests.
 
     Returns:
@@ -146,7 +148,7 @@ def cases_of(config: StudyConfig, inputs: Inputs, configuration: TrainConfig) ->
     )
 
 
-def check_weights(space: Space) -> None:
+def check_weights(space: "Space") -> None:
     """Loads each weights file into each architecture that the space can draw.
 
     Raises:

@@ -99,7 +99,7 @@ class Lease:
                     return
 
     def _write(self, document: dict[str, Any]) -> None:
-        self.storage.write(self.name, json.dumps(document).encode())
+        self.storage.write(self.name, json.dumps(document).encode(), durable=False)
 
 
 class Waiter:

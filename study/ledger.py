@@ -150,10 +150,14 @@ class Records(Generic[Document]):
         return self.storage.folders(self.root)
 
     def write(self, record: Document) -> None:
-        """Replaces a record; a reader sees the old one or the new one, whole."""
+        """Replaces a record; a reader sees the old one or the new one, whole.
+
+        One of what is worked at does not wait for the disk: after a power cut the checkpoint, which
+        does, has all that it said.
+        """
         name = f"{self.folder(record.key)}/{self.file}"
         # Not `dataclasses.asdict`, whose copy of a long history takes longer than writing it.
-        write_document(self.storage, name, vars(record))
+        write_document(self.storage, name, vars(record), durable=record.status != BEGUN)
 
     @contextlib.contextmanager
     def working_folder(self, key: str) -> Iterator[Path]:
@@ -263,10 +267,12 @@ class Documents:
         return self._known[name][1]
 
 
-def write_document(storage: Storage, name: str, document: dict[str, Any]) -> None:
+def write_document(
+    storage: Storage, name: str, document: dict[str, Any], durable: bool = True
+) -> None:
     """Writes a document so that a kill at any moment leaves the old or the new one, whole."""
     # Without indentation, because that takes Python's slow encoder; `status --json` has it.
-    storage.write(name, json.dumps(document).encode())
+    storage.write(name, json.dumps(document).encode(), durable)
 
 
 def read_document(storage: Storage, name: str, kind: type[Document]) -> Document:

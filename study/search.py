@@ -20,22 +20,17 @@ from typing import Any
 import optuna
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ffcad.config import ConfigError, TrainConfig
+from study.journal import OneWriterJournal
 from study.ledger import FAILED, FINISHED, STOPPED
+from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
 from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
-
-# What the trainable reports; heartbeats have a fraction only.
-OBJECTIVE, RUNG, FINAL, FRACTION = "objective", "rung", "final", "fraction"
-# How a trial ends without an objective: its configuration cannot work; it was left off, to be gone
-# on with; nothing can be kept any more.
-ERROR, INTERRUPTED, FATAL = "error", "interrupted", "fatal"
 
 REDUCTION_FACTOR = 2
 STATES = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -274,12 +269,7 @@ def rebuild_study(
         journal: file that is written anew, named after the study; None keeps it in memory.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = None
-    if journal is not None:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        journal.unlink(missing_ok=True)
-        journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = None if journal is None else JournalStorage(OneWriterJournal(journal))
     study = optuna.create_study(
         study_name=journal and journal.stem,
         direction="maximize",

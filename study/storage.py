@@ -77,18 +77,27 @@ class Storage:
                 return (self.local / name).read_bytes()
             return self._fs.cat_file(self._path(name))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replaces a file; a reader sees the old one or the new one, whole."""
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        """Replaces a file; a reader sees the old one or the new one, whole.
+
+        Args:
+            name: of the file.
+            data: its new content.
+            durable: whether it waits until a power cut cannot take it either. Without, a kill of
+                any process still cannot, and NFS has sent it to the server.
+        """
         with self._said("written", name):
             if self.local:
                 with self._temporary(name) as temporary:
-                    _write_durably(temporary, data)
+                    (_write_durably if durable else Path.write_bytes)(temporary, data)
                     os.replace(temporary, self.local / name)
             else:
                 self._fs.pipe_file(self._path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file that is not there yet; of several that try at once, one succeeds.
+
+        A power cut may take it: such files are for processes, which it ends as well.
 
         Args:
             name: of the file.
@@ -103,7 +112,7 @@ class Storage:
             try:
                 if self.local:
                     with self._temporary(name) as temporary:
-                        _write_durably(temporary, data)
+                        temporary.write_bytes(data)
                         os.link(temporary, self.local / name)  # Fails where there is one.
                 else:
                     self._fs.pipe_file(self._path(name), data, mode="create")

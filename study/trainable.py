@@ -14,7 +14,7 @@ from study.context import StudyContext
 from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.search import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
+from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
 from study.storage import Storage, StorageError
 from study.trials import Case
 

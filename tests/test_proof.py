@@ -1,6 +1,8 @@
 """What takes minutes: the promises of the README, tried as a new user would."""
 
+import json
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -13,6 +15,9 @@ from ffcad.datasets import load_category
 from ffcad.training import train
 
 ROOT = Path(__file__).parents[1]
+
+# Ten per cent are the aim; medians of five rounds differ by five from run to run.
+MOST_RATIO = 1.15
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(3600)]
 
@@ -38,6 +43,22 @@ def test_twenty_kills_lose_nothing():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing was lost, done twice or left open." in done.stdout
+
+
+def test_a_study_costs_little_more_than_plain_tune(tmp_path):
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "machinery_speed.py"), "--fresh"]
+    command += ["--rounds", "5", "--trials", "10", "--ways", "plain,study", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(out.read_text())
+    in_loop = 1e3 * statistics.median(figures["result"]["study"])
+    assert in_loop < 10, f"{in_loop:.2f} ms per result in Tune's loop, 10 are allowed"
+    plain, study = figures["trial"]["plain"], figures["trial"]["study"]
+    ratio = statistics.median(b / a for a, b in zip(plain, study, strict=True))
+    assert ratio < MOST_RATIO, (
+        f"{ratio:.2f} times plain Tune, {MOST_RATIO} are allowed\n{done.stdout}"
+    )
 
 
 def test_each_stage_computes_only_what_it_trains():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import threading
 
 import pytest
@@ -113,6 +114,26 @@ def test_an_unreadable_record_is_named(tmp_path, text):
     (tmp_path / "ledger" / "k1" / "record.json").write_text(text)
     with pytest.raises(LedgerError, match=r"record\.json cannot be read"):
         ledger.read("k1")
+
+
+def test_only_what_nothing_else_holds_waits_for_the_disk(tmp_path, monkeypatch):
+    forced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: forced.append(fsync(f)))
+    storage = Storage(tmp_path)
+    ledger, folder = Ledger(storage), StudyFolder(storage, "s")
+
+    def forces(act, *arguments) -> int:
+        forced.clear()
+        act(*arguments)
+        return len(forced)
+
+    assert forces(ledger.write, record()) == 0
+    assert ledger.read("k1") == record()
+    for status in ("finished", "stopped", "failed"):
+        assert forces(ledger.write, record(status=status)) == 1
+    assert forces(folder.write_document, {}) == 1
+    assert forces(folder.write_trial, trial(0)) == 1
+    assert forces(storage.create, "lease-000001.json", b"{}") == 0
 
 
 def trial(number, **changes):
