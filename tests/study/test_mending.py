@@ -37,12 +37,12 @@ class Watched(Storage):
         self.reads.append(name)
         return super().read(name)
 
-    def write(self, name, data):
+    def write(self, name, data, **options):
         if self.left is not None:
             if self.left == 0:
                 raise StorageError(f"{name} cannot be written: No space left on device")
             self.left -= 1
-        super().write(name, data)
+        super().write(name, data, **options)
 
 
 class Study:
