@@ -272,7 +272,7 @@ def write_document(
 ) -> None:
     """Writes a document so that a kill at any moment leaves the old or the new one, whole."""
     # Without indentation, because that takes Python's slow encoder; `status --json` has it.
-    storage.write(name, json.dumps(document).encode(), durable)
+    storage.write(name, json.dumps(document).encode(), durable=durable)
 
 
 def read_document(storage: Storage, name: str, kind: type[Document]) -> Document:
