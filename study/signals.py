@@ -107,7 +107,7 @@ class Interrupts:
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:
     """Ends the process with a command's exit code, and with 130 if a signal comes while Python and
-    its packages go down.
+    its packages go down; a reader that has closed the pipe is no error.
 
     Args:
         main: the command.
@@ -122,9 +122,14 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except BrokenPipeError:  # of `... | head`, which has read enough
+        # What is left in the buffer has nowhere to go, and Python would say so at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     for number in SIGNALS:
         signal.signal(number, end)
     sys.exit(code)

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import psutil
@@ -128,3 +130,18 @@ def test_ctrl_c_of_a_terminal_leaves_checkpoints_and_twice_ends_at_once(tmp_path
     assert "--resume mine" in output
     assert "Traceback" not in output
     assert left == []
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    """`status --json | head`, whose output is longer than what a pipe holds."""
+    code = (
+        "from study.signals import run_and_exit\n"
+        "run_and_exit(lambda: print('line\\n' * 100_000) or 0)"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline() == "line\n"
+    writer.stdout.close()
+    assert writer.stderr.read() == ""
+    assert writer.wait(60) == 0
