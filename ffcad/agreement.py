@@ -43,13 +43,12 @@ class Agreement:
             level.add(concatenate(pair), target)
 
     def figures(self) -> dict[str, float]:
-        """'level1_cosine', 'level1_global_cka', ... and 'loss', the mean of 1 - explained over the
-        levels; an encoder without a global branch has no figures of branches."""
+        """'level1_cosine', 'level1_global_cka', ...; an encoder without a global branch has no
+        figures of branches."""
         result: dict[str, float] = {}
         for k, level in enumerate(self._levels, start=1):
             result |= {f"level{k}_{name}": value for name, value in level.figures().items()}
-        missing = [1 - result[f"level{k + 1}_explained"] for k in range(len(self._levels))]
-        return {"loss": sum(missing) / len(missing), **result}
+        return result
 
 
 class _Level:

@@ -44,6 +44,10 @@ class UnreadableCheckpoint(CheckpointError):
     """A file that is missing, truncated, or no checkpoint of this format."""
 
 
+class OtherEncoder(CheckpointError):
+    """The checkpoint of the same training with other weights of the frozen encoder."""
+
+
 def previous_checkpoint(path: Path) -> Path:
     """Where the checkpoint before the one at `path` is kept: `checkpoint.previous.pt`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")

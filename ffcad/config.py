@@ -180,10 +180,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(
-                f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N' but got {self.device!r}"
-            )
         if self.autoencoder_iterations + self.head_iterations == 0:
             raise ConfigError(
                 "autoencoder_iterations and head_iterations are both 0; at least one must be 1 or "
@@ -328,6 +324,10 @@ def check_values(config: Any) -> None:
         if f.metadata["kind"] is float and type(value) is int:
             # JSON, search spaces and people write 1 for 1.0; both must have one digest.
             object.__setattr__(config, f.name, float(value))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise ConfigError(
+            f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N' but got {config.device!r}"
+        )
 
 
 def _check(f: dataclasses.Field, value: Any) -> None:

@@ -67,7 +67,7 @@ class Corpus:
         """Image i, RGB.
 
         Raises:
-            CorpusError: if its file has changed since the corpus was read.
+            CorpusError: if its file can no longer be read.
         """
         image = self.images[i]
         if not isinstance(image, Path):
@@ -86,7 +86,7 @@ class Corpus:
 
 
 def read_corpus(folders: Sequence[Path], *, labelled: bool = False) -> Corpus:
-    """All images below some folders; those that do not decode are left out, with a note.
+    """All different images below some folders; those that do not decode are left out, with a note.
 
     Every file is read once for its digest; what was found is kept in the cache of decoded images.
 
@@ -95,7 +95,8 @@ def read_corpus(folders: Sequence[Path], *, labelled: bool = False) -> Corpus:
         labelled: whether each folder's own subfolders are classes, as in torchvision's ImageFolder.
 
     Raises:
-        CorpusError: if a folder does not exist, or there are fewer than two images, or classes.
+        CorpusError: if a folder does not exist, a file cannot be read, or there are fewer than two
+            images, or classes.
     """
     paths: list[Path] = []
     for folder in map(Path, folders):
@@ -105,12 +106,14 @@ def read_corpus(folders: Sequence[Path], *, labelled: bool = False) -> Corpus:
         paths += sorted(path for path in folder.rglob("*") if is_image_file(path))
     names = ", ".join(map(str, folders))
     contents = _contents(paths)
-    good = [i for i, content in enumerate(contents) if content]
+    # An image that is there twice would be trained on and held out.
+    first = {content: i for i, content in reversed([*enumerate(contents)]) if content}
+    good = sorted(first.values())
     notes = _left_out([path for path, content in zip(paths, contents, strict=True) if not content])
     if len(good) < 2:
         raise CorpusError(
-            f"corpus {names}: {len(good)} images that can be read ({len(paths)} files); at least 2 "
-            "are needed, one to train on and one to measure on"
+            f"corpus {names}: {len(good)} different images that can be read ({len(paths)} files); "
+            "at least 2 are needed, one to train on and one to measure on"
         )
     labels, classes = None, ()
     if labelled:
@@ -212,16 +215,20 @@ def _contents(paths: list[Path]) -> list[str]:
     """Digest of each file's content; empty where it does not decode."""
     contents = [""] * len(paths)
 
-    def one(i: int) -> None:
+    def one(i: int) -> str | None:
         try:
             content = paths[i].read_bytes()
             read_rgb(content)
-        except (OSError, Unreadable):
-            return
+        except OSError as e:  # Not the image's fault: it must not be left out for it.
+            return f"corpus {paths[i]} cannot be read: {e.strerror or e}"
+        except Unreadable:
+            return None
         contents[i] = sha256(content)
+        return None
 
     def build(entry: Path) -> list[str]:
-        in_threads(one, list(range(len(paths))))
+        if problems := in_threads(one, list(range(len(paths)))):
+            raise CorpusError(problems[0])
         return contents
 
     stamps = [[str(path.resolve()), *stamp(path.parent, path.name)] for path in paths]

@@ -221,7 +221,8 @@ def state_digest(state: dict[str, Tensor]) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(
-            f"{path}: no such weights file; encoder_weights is 'random', 'torchvision' or a path"
+            f"{path}: no such file of weights; give one, or 'torchvision', or, as encoder_weights "
+            "alone, 'random'"
         )
     try:
         if path.suffix == ".safetensors":

@@ -190,7 +190,7 @@ class _Making:
                     recipe, architecture, len(corpus.classes), self.device
                 )
             else:
-                first = [] if self._is_resnet18() else self._first_batches()
+                first = [] if architecture.is_resnet18 else [*self._first_batches()]
                 self.objective = Distillation(recipe, architecture, teacher, first, self.device)
         self.model = self.objective.model
         self.optimizer = self.objective.optimizer()
@@ -202,9 +202,6 @@ class _Making:
         self.best, self.best_loss, self.stale = copy.deepcopy(self.model.state_dict()), math.inf, 0
         self.figures: dict[str, float] | None = None
         self.note: str | None = None
-
-    def _is_resnet18(self) -> bool:
-        return self.recipe.method != "supervised" and self.architecture.is_resnet18
 
     @property
     def iterations(self) -> int:
@@ -257,10 +254,11 @@ class _Making:
         gain, shift = self.recipe.brightness * (2 * draw.to(self.device) - 1)
         return normalise((images * (1 + gain) + shift / 2).clamp(0, 1))
 
-    def _first_batches(self) -> list[Tensor]:
+    def _first_batches(self) -> Iterator[Tensor]:
         """What the norms' statistics are taken from."""
         crops = Crops(self.corpus, self.trained, self.recipe)
-        return [self._images(crops[i], i) for i in range(self.recipe.calibration_batches)]
+        for i in range(self.recipe.calibration_batches):
+            yield self._images(crops[i], i)
 
     def _held_out_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         size, labels = self.recipe.batch_size, self.corpus.labels

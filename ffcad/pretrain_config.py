@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ffcad.config import TrainConfig, check_knob, check_values, knob, knobs
+from ffcad.config import ConfigError, TrainConfig, check_knob, check_values, knob, knobs
 
 # Raised by whoever changes the numbers that a making gives; a golden test notices.
 PRETRAIN_VERSION = 1
@@ -53,7 +53,7 @@ class EncoderArchitecture:
     def __str__(self) -> str:
         lfu = ", local Fourier unit" if self.lfu else ""
         layers = f"{self.layers} layer{'s' * (self.layers != 1)}"
-        return f"ratio {self.ratio:g}, {layers}{lfu}"
+        return f"ratio {self.ratio}, {layers}{lfu}"
 
     @property
     def is_resnet18(self) -> bool:
@@ -142,6 +142,10 @@ class PretrainConfig:
     calibration_batches: int = knob(
         16, "batches that the norms' statistics are taken from at the end", low=1
     )
+    # The weights of the best evaluation are kept, so this can change them.
+    evaluate_every: int = knob(
+        100, "iterations between evaluations and checkpoints", low=1, active_if=_TRAINED
+    )
     seed: int = knob(0, "of initial weights and crops", low=0)
     precision: str = knob(
         "float32",
@@ -153,12 +157,13 @@ class PretrainConfig:
     # How it is run: recorded, not hashed.
     device: str = knob("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'", numerical=False)
     loader_workers: int = knob(0, "processes that read images", low=0, numerical=False)
-    evaluate_every: int = knob(
-        100, "iterations between evaluations and checkpoints", low=1, active_if=_TRAINED
-    )
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.method == "distilled" and self.cosine_weight == self.l2_weight == 0:
+            raise ConfigError(
+                "cosine_weight and l2_weight are both 0; at least one must be more than 0"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PretrainConfig":
@@ -171,16 +176,27 @@ class PretrainConfig:
             check_knob(key, cls)
         return cls(**values)
 
+    @property
+    def starts_warm(self) -> bool:
+        """Whether the teacher's kernels are where it starts from."""
+        warm = self.method == "distilled" and self.initial == "warm_start"
+        return warm or self.method == "warm_start"
+
     def to_dict(self) -> dict[str, Any]:
         """All knobs, as JSON types."""
         return dataclasses.asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """The knobs that can change the weights and are used."""
+        """The knobs that can change the weights, are used, and differ from the default.
+
+        As in `TrainConfig.identity`, a new knob leaves old keys as they were; a default that
+        changes raises `PRETRAIN_VERSION`.
+        """
         return {
             name: getattr(self, name)
             for name, f in sorted(knobs(type(self)).items())
             if f.metadata["numerical"]
+            and getattr(self, name) != f.default
             and all(getattr(self, k) in v for k, v in f.metadata["active_if"].items())
         }
 
@@ -199,11 +215,13 @@ def encoder_key(
         teacher_digest: names the teacher's weights; None where there is no teacher.
         corpus_digest: names the images, and their labels in a supervised making.
     """
+    made_of: dict[str, Any] = {"recipe": recipe.identity(), "corpus": corpus_digest}
+    if architecture.is_resnet18 and recipe.starts_warm:
+        made_of = {}  # It is the teacher, whatever the recipe and the images.
     parts = {
         "architecture": dataclasses.asdict(architecture),
-        "recipe": recipe.identity(),
         "teacher": teacher_digest,
-        "corpus": corpus_digest,
         "version": PRETRAIN_VERSION,
+        **made_of,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

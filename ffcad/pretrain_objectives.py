@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffcad.agreement import measure
+from ffcad.agreement import Agreement, measure
 from ffcad.encoder_weights import Teacher
-from ffcad.layers import concatenate
+from ffcad.layers import Branches, concatenate
 from ffcad.model import cosine_distance
 from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig
 from ffcad.resnet import FFCResNet
@@ -64,8 +64,15 @@ class Distillation:
         )
 
     def figures(self, held_out: Batches) -> dict[str, float]:
-        """Agreement with the teacher."""
-        return measure(self.encoder, self.teacher, (images for images, _ in held_out))
+        """Agreement with the teacher, and 'loss', which is weighted as the training's."""
+        found = measure(self.encoder, self.teacher, (images for images, _ in held_out))
+        r, levels = self.recipe, (1, 2, 3)
+        losses = [
+            r.cosine_weight * (1 - found[f"level{k}_cosine"])
+            + r.l2_weight * (1 - found[f"level{k}_explained"])
+            for k in levels
+        ]
+        return {"loss": sum(losses) / len(losses), **found}
 
 
 class Classification:
@@ -119,17 +126,22 @@ class Classification:
 
     @torch.no_grad()
     def figures(self, held_out: Batches) -> dict[str, float]:
-        """'loss' (cross entropy), 'top1' and 'top5' accuracy."""
+        """'loss' (cross entropy), 'top1' and 'top5' accuracy, and the shares of dead channels."""
         self.model.eval()
         loss, top1, top5, count = 0.0, 0, 0, 0
+        spread = Agreement()
         for images, labels in held_out:
-            logits = self.model(images).float().cpu()
+            features = self.model.network(images)
+            # With themselves: their dead channels are all that is looked at.
+            spread.add(features[:3], [concatenate(pair) for pair in features[:3]])
+            logits = self.model.logits(features).float().cpu()
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
             top1 += int((ranked[:, 0] == labels).sum())
             top5 += int((ranked == labels[:, None]).any(dim=1).sum())
             count += len(labels)
-        return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count}
+        dead = {k: v for k, v in spread.figures().items() if k.endswith("dead")}
+        return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count, **dead}
 
 
 class Classifier(nn.Module):
@@ -143,8 +155,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> logits (B, classes)."""
-        last = concatenate(self.network(images)[-1])
-        return self.classify(last.mean(dim=(2, 3)))
+        return self.logits(self.network(images))
+
+    def logits(self, features: list[Branches]) -> Tensor:
+        """Features of the four stages -> logits (B, classes)."""
+        return self.classify(concatenate(features[-1]).mean(dim=(2, 3)))
 
 
 def distillation_loss(

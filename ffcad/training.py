@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from ffcad.batches import Batches, derived_seed, training_images
 from ffcad.checkpoint import (
     CheckpointError,
+    OtherEncoder,
     load_last_good,
     previous_checkpoint,
     save_checkpoint,
@@ -371,9 +372,10 @@ class _Fit:
                 if knobs()[k].metadata["numerical"]
             )
             raise CheckpointError(f"{path} is of another configuration: {difference}")
-        for key, value in self._identity().items():
+        for key, value in self._identity().items():  # The encoder's digest is the last of them.
             if state[key] != value:
-                raise CheckpointError(
+                kind = OtherEncoder if key == "encoder_digest" else CheckpointError
+                raise kind(
                     f"{path} is of another training: its {key} is {state[key]!r}, here {value!r}"
                 )
         self.iteration = self.resumed_at = self.saved_at = state["iteration"]

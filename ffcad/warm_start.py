@@ -13,7 +13,7 @@ three layers the result is the ResNet-18, exactly. Otherwise its norms are set s
 channel's mean and deviation on images, before the activation, are ResNet-18's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -66,8 +66,8 @@ def warm_start(encoder: FFCResNet, teacher: FFCResNet, batches: list[Tensor]) ->
 
 
 @torch.no_grad()
-def calibrate(encoder: nn.Module, batches: list[Tensor]) -> None:
-    """Sets the running statistics of all norms but frozen ones to the mean over the batches.
+def calibrate(encoder: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Sets the running statistics of all norms to the mean over the batches.
 
     Args:
         encoder: left in the mode it came in.

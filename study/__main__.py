@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         return run(arguments[1:])
     from study import encoder_commands
 
-    if arguments[:2] == ["encoders", "make"]:
-        return encoder_commands.make(arguments[2:])
+    if arguments[:1] == ["encoders"] and "make" in arguments:
+        return encoder_commands.make([a for a in arguments[1:] if a != "make"])
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="runs a study; `run --help` says how")

@@ -99,7 +99,8 @@ def run_study(
             encoders, line = encoders_to_make(needs, EncoderStore(folder.storage))
             console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
             if encoders_only:
-                line = line or "This study makes no encoder."
+                none = "The fits make the encoders that they need, as they are drawn."
+                line = line or (none if inputs.makings else "This study makes no encoder.")
             else:
                 console.print(plan.describe(config), highlight=False)
                 if not line and inputs.makings and plan.left:

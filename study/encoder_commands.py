@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.config import StudyConfig
+from study.arguments import make_parser
+from study.config import StudyConfig, StudyError
 from study.encoders import LEVELS, EncoderError, EncoderNeed, EncoderRecord, EncoderStore
 from study.ledger import FAILED, FINISHED, Ledger
 from study.storage import Storage
@@ -47,8 +49,19 @@ def make(flags: list[str]) -> int:
     """Makes the encoders of a study, by its name or by the flags of `run`; the exit code."""
     from study.run import main
 
-    named = flags and not flags[0].startswith("-")
-    return main(["--resume", *flags] if named else flags, encoders_only=True)
+    parser = make_parser()
+    parser.add_argument("of", nargs="?", default=None)
+    try:
+        name = parser.parse_args(flags).of
+        if not flags:
+            raise StudyError("encoders make needs a study's name, or the flags of `run`")
+    except StudyError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return USAGE
+    if name is not None:
+        flags.remove(name)
+        flags = ["--resume", name, *flags]
+    return main(flags, encoders_only=True)
 
 
 def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:

@@ -28,7 +28,14 @@ from ffcad.pretrain_config import EncoderArchitecture
 from ffcad.resnet import FFCResNet
 from study.context import StudyContext
 from study.encoder_sources import load_sources
-from study.encoders import EncoderError, EncoderNeed, EncoderRecord, EncoderStore, new_record
+from study.encoders import (
+    NOT_MADE,
+    EncoderError,
+    EncoderNeed,
+    EncoderRecord,
+    EncoderStore,
+    new_record,
+)
 from study.failures import in_one_line, lacks_memory, raise_if_disk
 from study.leases import Lease, LeaseLost, Waiter, describe
 from study.ledger import BEGUN, CHECKPOINT, FAILED, FINISHED, LedgerError
@@ -296,7 +303,7 @@ def encoder_file(
             for _ in run:
                 yield None
         if making.record.status == FAILED:
-            raise EncoderError(f"its encoder could not be made: {making.record.error}")
+            raise EncoderError(f"{NOT_MADE}: {making.record.error}")
         path, wrong = _local_file(making, folder)
         if wrong is None:
             return path

@@ -23,6 +23,8 @@ from study.ledger import FINISHED, Records
 
 CARD = "card.json"
 LEVELS = (1, 2, 3)
+# How the error of a fit begins that failed for its encoder; plans look for it.
+NOT_MADE = "its encoder could not be made"
 
 
 class EncoderError(RuntimeError):

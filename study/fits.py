@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffcad.checkpoint import CheckpointError
+from ffcad.checkpoint import CheckpointError, OtherEncoder, UnreadableCheckpoint
 from ffcad.config import ConfigError, TrainConfig
 from ffcad.curves import curves_picture, curves_table, split_curves
 from ffcad.datasets import CategoryData, Textures, load_textures
@@ -223,11 +223,14 @@ class Fit:
     ) -> Iterator[Progress]:
         """The training from its last good checkpoint, or from the beginning."""
         textures = _textures(self.context, configuration)
+        made = self.context.inputs.encoder_need(self.configuration) is not None
         first, training, broken = resumed(
             lambda: train(
                 configuration, data, self.case.seed, textures=textures, checkpoint=checkpoint
             ),
             checkpoint,
+            # An encoder that was removed and made again may differ in the last bits.
+            (UnreadableCheckpoint, OtherEncoder) if made else (UnreadableCheckpoint,),
         )
         if broken:
             self._note(f"{broken}; the fit was begun anew")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ffcad.config import TrainConfig
 from study.config import StudyConfig
+from study.encoders import NOT_MADE, EncoderStore, finished_keys
 from study.inputs import Inputs
 from study.ledger import FAILED, FINISHED, STOPPED, Ledger
 from study.mending import mended_trials
@@ -87,6 +88,7 @@ def make_plan(
     """
     trials, notes = mended_trials(config, space, inputs, folder, ledger)
     trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
+    trials = [_with_encoder_now(record, inputs, EncoderStore(ledger.storage)) for record in trials]
     for i, record in enumerate(trials):
         if record.state == FINISHED:
             fits, wrong = ledger.read_all([case.key for case in record.cases])
@@ -111,6 +113,16 @@ def _with_weights_here(record: TrialRecord, space: Space, inputs: Inputs) -> Tri
     return dataclasses.replace(
         record, configuration=configuration.to_dict(), digest=configuration.digest()
     )
+
+
+def _with_encoder_now(record: TrialRecord, inputs: Inputs, store: EncoderStore) -> TrialRecord:
+    """The trial, to be gone through again if it failed for an encoder that there is by now."""
+    if record.state != FAILED or NOT_MADE not in (record.error or ""):
+        return record
+    need = inputs.encoder_need(TrainConfig.from_dict(record.configuration))
+    if need is None or not finished_keys(store, [need.key]):
+        return record
+    return reopened(record, record.cases)
 
 
 def _missing_cells(

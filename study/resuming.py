@@ -5,21 +5,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from ffcad.checkpoint import UnreadableCheckpoint, previous_checkpoint
+from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint, previous_checkpoint
 
 Progress = TypeVar("Progress")
 
 
 def resumed(
-    begin: Callable[[], Iterator[Progress]], checkpoint: Path
+    begin: Callable[[], Iterator[Progress]],
+    checkpoint: Path,
+    anew: tuple[type[CheckpointError], ...] = (UnreadableCheckpoint,),
 ) -> tuple[Progress, Iterator[Progress], str | None]:
     """Goes on from the last good checkpoint, or begins where there is none.
 
-    Checkpoints that cannot be read are kept under another name.
+    Checkpoints that cannot be used are kept under another name.
 
     Args:
         begin: the iterator, which reads the checkpoint at its first step.
         checkpoint: its path.
+        anew: what makes a checkpoint one that cannot be used; other errors are raised.
 
     Returns:
         The first progress; all of it, the first included; and why it was begun anew, or None.
@@ -28,7 +31,7 @@ def resumed(
     try:
         rest = begin()
         first = next(rest)
-    except UnreadableCheckpoint as e:
+    except anew as e:
         note = str(e)
         for path in (checkpoint, previous_checkpoint(checkpoint)):
             with contextlib.suppress(FileNotFoundError):

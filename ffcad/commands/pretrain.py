@@ -21,7 +21,7 @@ from ffcad.commands.progress import duration, shown_making
 from ffcad.commands.stopping import run_to_end
 from ffcad.config import ConfigError, TrainConfig
 from ffcad.corpus import read_corpus
-from ffcad.encoder_weights import load_teacher, save_encoder
+from ffcad.encoder_weights import load_teacher, read_card, save_encoder
 from ffcad.predictor import pick_device
 from ffcad.pretrain import PretrainProgress, pretrain
 from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig, encoder_key
@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs", "encoders", f"{key}.safetensors")
     if out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors but got {out}")
+    if out.is_file():
+        return _there_already(out, key)
     output_folder(out.parent)
     checkpoint = out.with_suffix(".checkpoint.pt")
     console.print(f"{architecture}, {recipe.method}, {len(corpus)} images", soft_wrap=True)
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
                 path.unlink(missing_ok=True)
     except Timeout as e:
         raise UsageError(f"{out} is being made by another process; wait for it, or end it") from e
-    for note in final.card["notes"]:
+    for note in final.card["notes"][len(corpus.notes) :]:
         print(f"note: {note}", file=sys.stderr)
     console.print(_table(final))
     console.print(
@@ -117,6 +119,18 @@ def run(args: argparse.Namespace) -> int:
         f"Use it: --set encoder_weights={out} {_settings(architecture)}",
         soft_wrap=True,
     )
+    return 0
+
+
+def _there_already(out: Path, key: str) -> int:
+    """Says that a file is what was asked for; the exit code.
+
+    Raises:
+        UsageError: if it is something else.
+    """
+    if read_card(out).get("key") != key:
+        raise UsageError(f"--out {out} is there and is another encoder; give another file")
+    print(f"{out} is there already; remove it to make it anew")
     return 0
 
 
@@ -142,12 +156,13 @@ def _architecture(args: argparse.Namespace) -> EncoderArchitecture:
             local_fourier_unit=args.local_fourier_unit,
         )
     except ConfigError as e:
-        raise UsageError(f"no encoder can be of --ratio {args.ratio}: {e}") from e
+        words = f"--ratio {args.ratio}, --layers {args.layers}"
+        raise UsageError(f"{words}: no encoder can be so: {e}") from e
     return EncoderArchitecture.of(config)
 
 
 def _settings(architecture: EncoderArchitecture) -> str:
-    settings = f"--set global_ratio={architecture.ratio:g} --set ffc_layers={architecture.layers}"
+    settings = f"--set global_ratio={architecture.ratio!r} --set ffc_layers={architecture.layers}"
     return settings + (" --set local_fourier_unit=true" if architecture.lfu else "")
 
 

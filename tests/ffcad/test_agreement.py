@@ -28,7 +28,6 @@ def test_equal_features_agree_in_every_figure(target):
         assert found[f"level1_{part}cka"] == pytest.approx(1)
         assert found[f"level1_{part}explained"] == pytest.approx(1)
         assert found[f"level1_{part}dead"] == 0
-    assert found["loss"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_rotation_and_a_shift_keep_the_kernel_alignment_alone(target):
@@ -37,7 +36,6 @@ def test_a_rotation_and_a_shift_keep_the_kernel_alignment_alone(target):
     found = figures((turned, None), target)
     assert found["level1_cka"] == pytest.approx(1, abs=1e-6)
     assert found["level1_explained"] < 0
-    assert found["loss"] > 1
 
 
 def test_constant_channels_are_dead_and_the_mean_explains_nothing(target):

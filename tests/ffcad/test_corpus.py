@@ -54,13 +54,22 @@ def test_what_does_not_decode_is_left_out_counted_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({}, r"0 images that can be read \(0 files\); at least 2"),
-        ({"only.png": 1}, r"1 images that can be read \(1 files\); at least 2"),
+        ({}, r"0 different images that can be read \(0 files\); at least 2"),
+        ({"a.png": 1, "same.png": 1}, r"1 different images that can be read \(2 files\)"),
+        ({"only.png": 1}, r"1 different images that can be read \(1 files\); at least 2"),
     ],
 )
 def test_too_few_images_are_refused(tmp_path, names, message):
     with pytest.raises(CorpusError, match=message):
         read_corpus([folder(tmp_path, names)])
+
+
+def test_an_image_that_is_there_twice_counts_once(tmp_path):
+    """Else it would be trained on and held out."""
+    folder(tmp_path, {"a.png": 1, "b.png": 2, "sub/c.png": 3, "sub/copy.png": 1})
+    corpus = read_corpus([tmp_path])
+    assert len(corpus) == 3
+    assert read_corpus([tmp_path, tmp_path / "sub"]).digest == corpus.digest
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -175,7 +175,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, name, make):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(WeightsError, match="no such weights file; encoder_weights is"):
+        with pytest.raises(WeightsError, match="no such file of weights; give one"):
             load_encoder_weights(encoder(), str(path))
 
 

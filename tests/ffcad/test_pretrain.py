@@ -134,6 +134,18 @@ def test_what_is_exact_from_the_start_is_not_trained(corpus, teacher, layers):
     assert progress[-1].figures["level3_explained"] == pytest.approx(1, abs=1e-6)
 
 
+def test_the_held_out_loss_is_weighted_as_the_training_loss(corpus, teacher, whole):
+    """Else a recipe of cosines alone would be stopped, and chosen from, by squared errors."""
+    *_, final = pretrain(replace(RECIPE, l2_weight=0.0), HALF, corpus, teacher)
+    for progress, l2_weight in ((whole[-1], 1.0), (final, 0.0)):
+        f = progress.figures
+        levels = [
+            1 - f[f"level{k}_cosine"] + l2_weight * (1 - f[f"level{k}_explained"])
+            for k in (1, 2, 3)
+        ]
+        assert f["loss"] == pytest.approx(sum(levels) / 3)
+
+
 @pytest.mark.slow
 def test_it_ends_early_with_the_best_weights(corpus, teacher):
     """At a rate at which everything gets worse, the start is the best."""
@@ -187,6 +199,7 @@ def test_class_labels_are_learnt_and_give_an_encoder():
     assert final.figures["top1"] == 1.0
     assert final.history[0]["loss"] > 2 * final.figures["loss"]
     assert final.figures["top5"] == 1.0
+    assert final.figures["level3_global_dead"] < 1
     assert final.encoder.architecture["stages"] == 3
     assert final.card["teacher"] is None
 
@@ -201,6 +214,14 @@ def test_a_supervised_making_is_exact_when_resumed(tmp_path):
         pass
     making.close()
     assert_same_end(list(pretrain(recipe, HALF, corpus, checkpoint=path)), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_gives_nearly_the_same(corpus, teacher, whole, precision):
+    *_, final = pretrain(replace(RECIPE, precision=precision), HALF, corpus, teacher)
+    assert final.figures != whole[-1].figures
+    assert final.figures["loss"] == pytest.approx(whole[-1].figures["loss"], rel=0.1)
 
 
 @pytest.mark.parametrize(

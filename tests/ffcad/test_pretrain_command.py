@@ -41,19 +41,32 @@ def command(images: Path, out: Path, *more: str, teacher: Path | str | None = No
 
 def test_it_writes_weights_that_a_training_takes(images, tmp_path, capsys):
     out = tmp_path / "made" / "encoder.safetensors"
+    # Of a ratio that has many digits when it is rounded down to whole channels.
     (images / "a" / "bad.png").write_bytes(b"no image")
-    assert main(command(images, out, "--ratio", "0.25", "--layers", "3")) == 0
-    load_encoder_weights(FFCResNet(0.25, 3), str(out))
+    assert main(command(images, out, "--ratio", "0.301", "--layers", "3")) == 0
+    load_encoder_weights(FFCResNet(0.301, 3), str(out))
     card = read_card(out)
     assert card["iterations"] == 4
     shown, said = capsys.readouterr()
     assert "note: 1 corpus image cannot be read and were left out" in said.replace("was", "were")
     assert "bad.png" in card["notes"][0]
-    assert f"--set encoder_weights={out} --set global_ratio=0.25 --set ffc_layers=3" in shown
+    assert f"--set encoder_weights={out} --set global_ratio=0.30078125 --set ffc_layers=3" in shown
     assert "level 3, global" in shown
     assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80
     left = sorted(path.name for path in out.parent.iterdir() if path.suffix != ".lock")
     assert left == [out.name]
+
+
+def test_one_that_is_there_is_not_made_again_nor_written_over(images, tmp_path, capsys):
+    out = tmp_path / "encoder.safetensors"
+    assert main(command(images, out)) == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert main(command(images, out)) == 0
+    assert f"{out} is there already" in capsys.readouterr().out
+    assert main(command(images, out, "--ratio", "0.25")) == 2
+    assert "is there and is another encoder; give another file" in capsys.readouterr().err
+    assert out.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -99,7 +112,7 @@ def of_another_network(folder: Path) -> Path:
         (with_code, "cannot be read as weights"),
         (of_another_network, "layer1.0.conv1.ffc.convl2l.weight has shape (32, 64, 3, 3) instead"),
         (lambda folder: "random", "a teacher cannot be random"),
-        (lambda folder: folder / "none.pth", "no such weights file"),
+        (lambda folder: folder / "none.pth", "no such file of weights; give one, or 'torchvision'"),
     ],
 )
 def test_a_teacher_that_is_none_is_refused_in_one_line(images, tmp_path, capsys, teacher, message):
@@ -115,8 +128,11 @@ def test_a_teacher_that_is_none_is_refused_in_one_line(images, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--ratio", "1.5"), "no encoder can be of --ratio 1.5: global_ratio must be less than 1"),
-        (("--ratio", "0.01"), "no encoder can be of --ratio 0.01"),
+        (
+            ("--ratio", "1.5"),
+            "--ratio 1.5, --layers 2: no encoder can be so: global_ratio must be less than 1",
+        ),
+        (("--ratio", "0.01"), "--ratio 0.01, --layers 2: no encoder can be so"),
         (("--layers", "4"), "ffc_layers must be one of 1, 2, 3 but got 4"),
         (("--out", "encoder.pt"), "--out must end in .safetensors but got encoder.pt"),
         (("--set", "iteration=3"), "unknown knob 'iteration'; did you mean 'iterations'?"),

@@ -54,6 +54,22 @@ def test_the_key_does_not_change_with_what_cannot(changes):
     assert key(replace(PretrainConfig(), **changes)) == key()
 
 
+def test_the_plain_resnet18_is_its_teacher_whatever_the_recipe_and_the_images():
+    plain = EncoderArchitecture(0.0, 2)
+    other = replace(PretrainConfig(), iterations=7)
+    assert key(architecture=plain) == key(other, plain, corpus="another")
+    assert key(architecture=plain) == key(PretrainConfig(method="warm_start"), plain)
+    assert key(architecture=plain) != key(architecture=plain, teacher="another")
+    random = replace(PretrainConfig(), initial="random")
+    assert key(random, plain) != key(random, plain, corpus="another")
+
+
+def test_a_knob_at_its_default_is_not_part_of_the_key():
+    """So a knob that is added later leaves old keys as they are."""
+    assert PretrainConfig().identity() == {}
+    assert PretrainConfig(iterations=7).identity() == {"iterations": 7}
+
+
 def test_a_warm_start_does_not_depend_on_how_one_would_train():
     started = PretrainConfig(method="warm_start")
     assert key(replace(started, iterations=7, learning_rate=0.5)) == key(started)
@@ -66,6 +82,8 @@ def test_a_warm_start_does_not_depend_on_how_one_would_train():
         ({"iteration": 3}, "unknown knob 'iteration'; did you mean 'iterations'"),
         ({"method": "magic"}, "method must be one of 'distilled', 'warm_start', 'supervised'"),
         ({"held_out": 0.9}, "held_out must be at most 0.5 but got 0.9"),
+        ({"cosine_weight": 0, "l2_weight": 0}, "cosine_weight and l2_weight are both 0"),
+        ({"device": "gpu"}, "device must be 'auto', 'cpu', 'cuda' or 'cuda:N' but got 'gpu'"),
         ({"brightness": 1.0}, "brightness must be less than 1 but got 1.0"),
     ],
 )

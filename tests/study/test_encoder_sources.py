@@ -134,7 +134,7 @@ def test_an_empty_corpus_and_a_teacher_that_is_none_are_refused_too(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert main([*KNOBS.split(), *recipe.split(), "--corpus", "empty"]) == 2
-    assert "0 images that can be read" in capsys.readouterr().err
+    assert "0 different images that can be read" in capsys.readouterr().err
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     assert main([*KNOBS.split(), *recipe.split(), "--teacher", "other.pth"]) == 2
     error = capsys.readouterr().err
