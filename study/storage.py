@@ -18,6 +18,8 @@ import fsspec
 
 # Scheme of a URI -> the extra of this project that brings its file system.
 OBJECT_STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+# How often an object is fetched that is replaced while it is.
+DOWNLOADS = 5
 # What s3fs makes of 412 and 409.
 REFUSALS = (errno.EINVAL, errno.EBUSY)
 
@@ -52,6 +54,9 @@ class Storage:
                 "gs://bucket/folder"
             )
         self.where, self.local = str(where).rstrip("/"), None
+        # Else large objects are read in parts at once, which may be parts of two objects where one
+        # is replaced meanwhile.
+        self._whole = {"max_concurrency" if scheme == "s3" else "concurrency": 1}
         try:
             # Others write here too: nothing may come from a listing of long ago.
             self._fs, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
@@ -75,7 +80,7 @@ class Storage:
         with self._said("read", name):
             if self.local:
                 return (self.local / name).read_bytes()
-            return self._fs.cat_file(self._path(name))
+            return self._fs.cat_file(self._path(name), **self._whole)
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
         """Replaces a file; a reader sees the old one or the new one, whole.
@@ -246,7 +251,13 @@ class Storage:
             FileNotFoundError: if it is not there.
         """
         with self._said("read", name):
-            self._fs.get_file(self._path(name), str(path))
+            for _ in range(DOWNLOADS):
+                before = self.version(name)
+                self._fs.get_file(self._path(name), str(path), **self._whole)
+                # What a broken connection left is fetched later, of another object perhaps.
+                if before is not None and self.version(name) == before:
+                    return
+            raise OSError("it is replaced again and again meanwhile")
 
     def check(self) -> None:
         """Tries what studies depend on, before anything does.

