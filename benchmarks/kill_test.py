@@ -4,14 +4,20 @@ python benchmarks/kill_test.py --kills 20
 
 Small real studies, a grid and a search in turn, each on two cases: the process group of the driver
 gets SIGKILL at random moments, Ray's processes with it, and the same command is given again until
-it is done. Then every fit must be once in the ledger and once in MLflow, no run and no Optuna trial
-may be open, the grid must equal an undisturbed one bit for bit, each fit of a search must equal the
-same configuration and case trained alone, and no kill may have cost a fit more than one evaluation
-interval. Ends with exit code 1 and what is wrong, if anything is.
+it is done. What had been reached and where it went on is taken from traces that the fits write
+apart from anything of the project's (traced_run.py). Checked is (kill_checks.py):
+
+    at each kill   no kill costs a fit more than one evaluation interval; what was finished is not
+                   trained again; Optuna's journal is whole and holds no trial twice
+    at each start  once the journal is written anew, no trial of an earlier sitting is RUNNING in it
+    at the end     every fit is once in the ledger and once in MLflow; no run and no Optuna trial is
+                   open; the grid equals an undisturbed one bit for bit, each fit of a search the
+                   same configuration and case trained alone
+
+Ends with exit code 1 and what is wrong, if anything is.
 """
 
 import argparse
-import collections
 import contextlib
 import json
 import os
@@ -21,18 +27,27 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import torch
+from kill_checks import (
+    EVALUATE_EVERY,
+    Journal,
+    Kill,
+    alone,
+    end_problems,
+    journal_problems,
+    kill_problems,
+)
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 NAME = "killed"
-EVALUATE_EVERY = 5
 SIZES = {
     "image_size": 32,
     "autoencoder_channels": 16,
@@ -41,6 +56,7 @@ SIZES = {
     "autoencoder_iterations": 20,
     "head_iterations": 60,
     "evaluate_every": EVALUATE_EVERY,
+    "sgd_learning_rate": 0.01,  # So small a network diverges at the default, on some processors.
 }
 GRID = f'''"""Does it stand being killed?"""
 CELLS = {{
@@ -59,20 +75,8 @@ SEARCH = {{
 FIXED = {{**{SIZES!r}, "ffc_layers": 1}}
 '''
 FLAGS = f"--study {NAME} --categories dial,wood --num-trials 3 --no-early-stopping"
-FITS = 6
-
-
-@dataclass
-class Kill:
-    """One kill: when, and what stood on the storage then and at the next start."""
-
-    number: int
-    study: str
-    seconds: float
-    finished: int
-    begun: dict[str, int]  # fit -> iterations that its record had
-    sittings: dict[str, int]  # fit -> how often it had been taken up
-    resumed: dict[str, int] = field(default_factory=dict)  # fit -> iteration gone on from
+# Kills come up to this long after a start, and twice as long as a start takes where that is more.
+LATEST_SECONDS = 30.0
 
 
 class Study:
@@ -92,9 +96,16 @@ class Study:
         if kind == "grid":
             i = flags.index("--num-trials")
             del flags[i : i + 2]
-        script = str(ROOT / "study" / "run.py")
+        script = str(ROOT / "benchmarks" / "traced_run.py")
         self.command = [sys.executable, script, "--space", str(space), *flags]
-        self.environment = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+        (folder / "trace").mkdir()
+        self.environment = {
+            **os.environ,
+            "COLUMNS": "80",
+            "OMP_NUM_THREADS": "1",
+            "KILL_TEST_TRACE": str(folder / "trace"),
+            "FFCAD_CACHE": str(folder / "cache"),
+        }
 
     def start(self) -> subprocess.Popen:
         """The driver, in a process group of its own."""
@@ -112,6 +123,24 @@ class Study:
         """Fit key -> record."""
         paths = (self.folder / "runs" / "ledger").glob("*/record.json")
         return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+    def traces(self) -> dict[str, list[int]]:
+        """Fit key -> iterations in the order in which they were done, repeated ones included."""
+        return {
+            path.name: [int(line.split()[0]) for line in path.read_text().splitlines()]
+            for path in (self.folder / "trace").iterdir()
+        }
+
+    def journal(self) -> Journal:
+        """Optuna's journal where the driver has it."""
+        found = list((self.folder / "cache" / "optuna").glob(f"*/{NAME}.journal"))
+        return Journal(found[0] if found else self.folder / "none")
+
+    def decided(self) -> set[int]:
+        """The numbers of the trials that were decided."""
+        paths = (self.folder / "runs" / "studies" / NAME / "trials").glob("[0-9]*.json")
+        documents = [json.loads(path.read_text()) for path in paths]
+        return {d["number"] for d in documents if d["state"] != "begun"}
 
     def finish(self) -> None:
         """Gives the command until it is done."""
@@ -134,135 +163,92 @@ def kill(process: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def killed_until_done(study: Study, kills: list[Kill], most: int, chance: random.Random) -> None:
-    """Kills a study until it is done or enough kills were made; then lets it end."""
+def killed_until_done(
+    study: Study, kills: list[Kill], most: int, latest: float, chance: random.Random
+) -> list[str]:
+    """Kills a study until it is done or enough kills were made; then lets it end.
+
+    Returns:
+        What was wrong at a kill or at a start.
+    """
+    wrong = []
     while len(kills) < most:
+        began, before = datetime.now(), study.journal().writer()
         process, started = study.start(), time.monotonic()
-        try:
-            process.wait(timeout=chance.uniform(1.0, 30.0))
+        rebuilt = False
+        for _ in _until(started + chance.uniform(1.0, latest), process):
+            # The first look at the journal that this sitting has written.
+            if not rebuilt and study.journal().writer() not in (None, before):
+                trials = study.journal().trials(NAME)
+                rebuilt = trials is not None
+                found = journal_problems(trials or [], study.decided(), began)
+                wrong += [f"before kill {len(kills) + 1}: {line}" for line in found]
+        if process.poll() is not None:
             break  # It was done before.
-        except subprocess.TimeoutExpired:
-            kill(process)
-        seconds = time.monotonic() - started
-        now = study.records()
-        open_ones = {key: r for key, r in now.items() if r["status"] == "begun"}
-        kills.append(
-            Kill(
-                number=len(kills) + 1,
-                study=study.folder.name,
-                seconds=seconds,
-                finished=len(now) - len(open_ones),
-                begun={key: r["iteration"] for key, r in open_ones.items()},
-                sittings={key: len(r["sittings"]) for key, r in open_ones.items()},
-            )
-        )
+        kill(process)
+        kills.append(_seen(study, len(kills) + 1, time.monotonic() - started, rebuilt))
+        trials = study.journal().trials(NAME) or []
+        kills[-1].running = sum(t.state.name == "RUNNING" for t in trials)
+        found = journal_problems(trials, study.decided(), began if rebuilt else None)
+        wrong += [f"kill {len(kills)}: {line}" for line in found]
     study.finish()
-    last = study.records()
     for k in kills:
         if k.study == study.folder.name:
-            for key, taken_up in k.sittings.items():
-                k.resumed[key] = last[key]["sittings"][taken_up]["iteration"]
-
-
-def problems_of(study: Study, reference: dict[str, dict]) -> list[str]:
-    """What is wrong with a study that was killed and is done.
-
-    Args:
-        study: the study.
-        reference: fit key -> record, of an undisturbed grid; for a search, of fits done alone.
-    """
-    records, wrong = study.records(), []
-    if sorted(records) != sorted(reference) or len(records) != FITS:
-        wrong.append(f"fits {sorted(records)} instead of {sorted(reference)}")
-    for key, record in records.items():
-        if record["status"] != "finished":
-            wrong.append(f"fit {key} is {record['status']}")
-        elif numbers(record) != numbers(reference[key]):
-            wrong.append(f"fit {key} has other numbers than undisturbed: {record['metrics']}")
-        iterations = [entry["iteration"] for entry in record["history"]]
-        if iterations != list(range(EVALUATE_EVERY, record["iterations"] + 1, EVALUATE_EVERY)):
-            wrong.append(f"fit {key} was evaluated at {iterations}")
-    return wrong + open_in_mlflow(study, records) + open_in_optuna(study)
-
-
-def numbers(record: dict) -> list:
-    """What must be equal bit for bit."""
-    history = [{k: v for k, v in e.items() if k != "time"} for e in record["history"]]
-    return [record["metrics"], history]
-
-
-def open_in_mlflow(study: Study, records: dict[str, dict]) -> list[str]:
-    """What MLflow has too often, not at all, or open."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{study.folder / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(NAME)
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    wrong = [f"run {r.info.run_name} is {r.info.status}" for r in runs
-             if r.info.status != "FINISHED"]  # fmt: skip
-    fits = {r.data.tags["fit_key"]: r for r in runs if r.data.tags["level"] == "fit"}
-    levels = collections.Counter(r.data.tags["level"] for r in runs)
-    if levels != {"study": 1, "configuration": FITS // 2, "fit": FITS}:
-        wrong.append(f"MLflow has {dict(levels)}")
-    for key, record in records.items():
-        if key not in fits:
-            wrong.append(f"MLflow lacks fit {key}")
-            continue
-        steps = [m.step for m in client.get_metric_history(fits[key].info.run_id, "loss")]
-        if sorted(steps) != [entry["iteration"] for entry in record["history"]]:
-            wrong.append(f"MLflow has fit {key} at {steps}")
+            wrong += [f"kill {k.number}: {line}" for line in kill_problems(k, study.traces())]
     return wrong
 
 
-def open_in_optuna(study: Study) -> list[str]:
-    """Trials of the Optuna study that are not complete."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    journal = study.folder / "runs" / "studies" / NAME / "optuna.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    trials = optuna.load_study(study_name=NAME, storage=storage).trials
-    states = collections.Counter(trial.state.name for trial in trials)
-    wanted = {"COMPLETE": FITS if study.kind == "grid" else FITS // 2}
-    return [] if states == wanted else [f"Optuna has {dict(states)} instead of {wanted}"]
+def _until(moment: float, process: subprocess.Popen) -> Iterator[None]:
+    """Goes on until a moment, or until a process has ended."""
+    while process.poll() is None and (left := moment - time.monotonic()) > 0:
+        yield
+        time.sleep(min(left, 0.1))
 
 
-def alone(study: Study) -> dict[str, dict]:
-    """Each fit of a study trained again in this process, without Ray, ledger or kills."""
-    from ffcad.config import TrainConfig
-    from ffcad.encoder_weights import RandomEncoderWarning
-    from ffcad.training import train
-    from study.config import StudyConfig
-    from study.data import load_data
+def _seen(study: Study, number: int, seconds: float, rebuilt: bool) -> Kill:
+    """What stands right after a kill."""
+    traces = study.traces()
+    finished = [key for key, r in study.records().items() if r["status"] == "finished"]
+    return Kill(
+        number=number,
+        study=study.folder.name,
+        seconds=seconds,
+        finished=finished,
+        traced={key: len(trace) for key, trace in traces.items()},
+        reached={key: trace[-1] for key, trace in traces.items() if key not in finished},
+        rebuilt=rebuilt,
+    )
 
-    document = json.loads((study.folder / "runs" / "studies" / NAME / "study.json").read_text())
-    config = StudyConfig.from_dict(document["study"])
-    torch.set_num_threads(config.cpus_per_trial)
-    warnings.simplefilter("ignore", RandomEncoderWarning)
-    result = {}
-    for key, record in study.records().items():
-        configuration = TrainConfig.from_dict(record["configuration"])
-        data = load_data(config, record["category"], configuration.image_size)
-        *_, last = train(configuration, data, record["seed"])
-        result[key] = {"metrics": last.metrics, "history": last.history}
-    return result
+
+def undisturbed_grid(folder: Path) -> tuple[dict[str, dict], float]:
+    """The records of a grid that nobody kills, and the seconds until it trained."""
+    study = Study(folder, "grid")
+    process, started = study.start(), time.monotonic()
+    for _ in _until(started + 600, process):
+        if study.traces():
+            break
+    seconds = time.monotonic() - started
+    process.wait(timeout=1200)
+    study.finish()  # Which finds nothing left to do, or says why there is.
+    return study.records(), seconds
 
 
 def show(kills: list[Kill], console: Console) -> None:
     """One row for each kill."""
-    table = Table(title=f"{len(kills)} kills")
-    for heading in ("kill", "study", "after s", "finished", "begun", "went on from"):
+    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "ray", "optuna", "mlflow"))
+    table = Table(title=f"{len(kills)} kills; {versions}")
+    for heading in ("kill", "study", "after s", "finished", "reached", "went on after", "lost",
+                    "open in Optuna"):  # fmt: skip
         table.add_column(heading, justify="right")
     for k in kills:
-        keys = list(k.begun)
+        columns = (k.reached.values(), k.resumed.values(), k.lost().values())
         table.add_row(
             str(k.number),
             k.study,
             f"{k.seconds:.1f}",
-            str(k.finished),
-            ", ".join(str(k.begun[key]) for key in keys),
-            ", ".join(str(k.resumed[key]) for key in keys),
+            str(len(k.finished)),
+            *(", ".join(map(str, column)) for column in columns),
+            str(k.running) if k.rebuilt else f"{k.running} (former)",
         )
     console.print(table)
 
@@ -273,11 +259,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
-    console, chance, kills, wrong = Console(), random.Random(given.seed), [], []
+    console, chance, wrong = Console(), random.Random(given.seed), []
+    kills: list[Kill] = []
     with tempfile.TemporaryDirectory(prefix="ffcad-kills-") as temporary:
         os.environ["FFCAD_CACHE"] = str(Path(temporary) / "cache")
-        undisturbed = Study(Path(temporary) / "undisturbed", "grid")
-        undisturbed.finish()
+        undisturbed, start_seconds = undisturbed_grid(Path(temporary) / "undisturbed")
+        latest = max(LATEST_SECONDS, 2 * start_seconds)
+        console.print(f"a start takes {start_seconds:.0f} s; kills come within {latest:.0f} s")
         number = 0
         while len(kills) < given.kills or number < 2:
             kind = ("grid", "search")[number % 2]
@@ -285,19 +273,13 @@ def main() -> int:
             number += 1
             # Both kinds get their share of the kills.
             share = given.kills if number > 1 else -(-given.kills // 2)
-            killed_until_done(study, kills, share, chance)
-            reference = undisturbed.records() if kind == "grid" else alone(study)
-            found = [f"{study.folder.name}: {line}" for line in problems_of(study, reference)]
+            found = killed_until_done(study, kills, share, latest, chance)
+            records = study.records()
+            reference = undisturbed if kind == "grid" else alone(study.folder, NAME, records)
+            found += end_problems(study.folder, NAME, kind, records, reference)
             console.print(f"{study.folder.name}: done, {len(found)} problems, {len(kills)} kills")
-            wrong += found
+            wrong += [f"{study.folder.name}: {line}" for line in found]
     show(kills, console)
-    for k in kills:
-        for key, iteration in k.begun.items():
-            if k.resumed[key] < iteration:
-                wrong.append(
-                    f"kill {k.number}: fit {key} stood at {iteration} and went on from "
-                    f"{k.resumed[key]}"
-                )
     for line in wrong:
         console.print(line, style="red")
     console.print("Nothing was lost, done twice or left open." if not wrong else "")

@@ -17,8 +17,10 @@ callback's way has a fifth of the trials, because it takes so long.
 
 The first table has the seconds of a whole `fit()` per trial and the medians of the rounds' ratios;
 the second what Tune's loop spends per result in the callback, and what a worker spends per
-evaluation in writing its record. With --fresh every trial has a process of its own, as on a GPU;
-with --work every trial computes for so long, spread over its reports. --out keeps the figures.
+evaluation in writing its record; below it, per trial, for how long a study then still writes into
+MLflow what its background writer has not written yet. With --fresh every trial has a process of its
+own, as on a GPU; with --work every trial computes for so long, spread over its reports. --out keeps
+the figures.
 """
 
 import argparse
@@ -137,6 +139,7 @@ class TimedCallback(MLflowLoggerCallback):
 
 RESULT_SECONDS: dict[str, list[float]] = {"mlflow": [], "study": []}
 WRITING_SECONDS: list[float] = []
+MLFLOW_SECONDS: list[float] = []
 WORK_SECONDS = 0.0
 
 
@@ -204,8 +207,10 @@ def study(folder: Path, trials: int, fresh: bool) -> float:
         started = time.perf_counter()
         tuner.fit()
         seconds = time.perf_counter() - started
+        ended = time.perf_counter()
         if unwritten := background.finish(120.0):
             raise SystemExit(f"MLflow was not written: {unwritten}")
+        MLFLOW_SECONDS.append((time.perf_counter() - ended) / trials)
     records, _ = ledger.read_all(ledger.keys())
     assert [r.status for r in records] == ["finished"] * trials, "a trial did not finish"
     WRITING_SECONDS.extend(r.writing_seconds / REPORTS for r in records)
@@ -293,6 +298,9 @@ def show(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
             name, *(f"{1e3 * v:.2f}" for v in (statistics.median(values), cut, max(values)))
         )
     console.print(table)
+    if MLFLOW_SECONDS:
+        rest = 1e3 * statistics.median(MLFLOW_SECONDS)
+        console.print(f"study, MLflow after the last trial: {rest:.0f} ms per trial")
 
 
 if __name__ == "__main__":

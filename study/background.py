@@ -17,8 +17,8 @@ from study.storage import Storage, StorageError
 from study.tracking import Mirror
 from study.trials import StudyFolder
 
-# Seconds of rest for each second of writing, until the end.
-REST = 9.0
+# Seconds of rest for each second of writing, until the end: it takes a twentieth of a core.
+REST = 19.0
 
 logger = logging.getLogger("study.tracking")
 
