@@ -1,5 +1,6 @@
 """`python -m study encoders`, on encoders that were made in this process."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,12 +11,14 @@ from study.__main__ import main
 from study.arguments import parse
 from study.context import StudyContext
 from study.encoder_making import Making
-from study.encoders import EncoderStore
+from study.encoders import NOT_MADE, EncoderStore, new_record
 from study.inputs import cases_of, prepare
 from study.leases import Waiter
 from study.ledger import FitRecord, Ledger
+from study.plan import make_plan
+from study.question import study_of
 from study.storage import Storage
-from study.trials import StudyFolder
+from study.trials import StudyFolder, new_trial
 
 SPACE = """
 from optuna.distributions import CategoricalDistribution
@@ -124,3 +127,35 @@ def test_an_encoder_is_removed_unless_somebody_makes_it(made, command):
     assert code == 2
     assert "there are none" in output
     assert "no encoder in" in command()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encoders", "make"], "encoders make needs a study's name, or the flags of `run`"),
+        (["encoders", "--storage", "{}", "make", "nobodys"], "no study 'nobodys'"),
+        (["encoders", "make", "--storage", "{}", "nobodys"], "no study 'nobodys'"),
+        (["encoders", "make", "--categories", "dial", "--json"], "unrecognized arguments: --json"),
+    ],
+)
+def test_make_takes_its_words_in_any_order(made, capsys, arguments, message):
+    assert main([a.format(made[0]) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_there(made):
+    folder = StudyFolder(Storage(made[0]), "mine")
+    config, space, inputs = study_of(folder)
+    ledger = Ledger(folder.storage)
+    for number, ratio in ((0, 0.5), (1, 0.25)):
+        configuration = TrainConfig.from_dict({**space.fixed, "global_ratio": ratio})
+        cases = cases_of(config, inputs, configuration)
+        trial = new_trial(number, {"global_ratio": ratio}, configuration, cases)
+        error = f"dial, seed 0: EncoderError: {NOT_MADE}: PretrainError: the loss became nan"
+        folder.write_trial(dataclasses.replace(trial, state="failed", error=error))
+    need = made[1]  # of ratio 0.5
+    EncoderStore(folder.storage).write(new_record(need, status="finished", study="another"))
+    plan = make_plan(config, space, inputs, folder, ledger)
+    assert [trial.state for trial in plan.trials] == ["begun", "failed"]

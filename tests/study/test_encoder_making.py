@@ -7,7 +7,7 @@ import threading
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ffcad.encoder_weights import read_card
+from ffcad.encoder_weights import read_card, state_digest
 from study.encoder_making import Making, encoder_file, wrong_with
 from study.encoders import EncoderStore
 from study.fits import Fit
@@ -256,6 +256,33 @@ def test_a_file_that_is_not_what_its_card_says_is_mended_when_it_is_needed(
     # From its checkpoint, which is sound: nothing was trained. And only once.
     assert mended.sittings[-1]["iteration"] == mended.iteration
     assert needed(context, need, tmp_path) == (path, 0)
+
+
+def test_a_fit_that_began_with_an_encoder_that_was_made_again_begins_anew(
+    make_context, recipe, first_fit, tmp_path
+):
+    """On another machine the same making may differ in the last bits."""
+    context = make_context(tmp_path, f"{recipe} {RATIO}")
+    configuration, case = first_fit(context)
+    with contextlib.closing((fit := Fit(context, 0, configuration, case)).run()) as run:
+        for progress in run:
+            if progress is not None and progress.iteration == 3:
+                break
+    assert fit.record.iteration == 3
+    store, need = store_of(context), context.inputs.encoder_need(configuration)
+    path, card = tmp_path / store.weights(need.key), store.read(need.key)
+    state = load_file(path)
+    state["bn1.bias"] = state["bn1.bias"] + 1e-6
+    save_file(state, path)
+    store.write(dataclasses.replace(card, weights=state_digest(state)))
+    for _ in (fit := Fit(context, 0, configuration, case)).run():
+        pass
+    assert fit.record.status == "finished"
+    assert fit.record.sittings[-1]["iteration"] == 0
+    (note,) = fit.record.notes
+    assert "its encoder_digest is" in note
+    assert note.endswith("the fit was begun anew")
+    assert fit.record.inputs["encoder"] == state_digest(state)
 
 
 def needed(context, need, folder):
