@@ -5,15 +5,15 @@ import dataclasses
 import json
 import sys
 
-from rich.console import Console
-
+from ffcad.config import ConfigError
 from study.config import StudyError
 from study.encoders import EncoderError
 from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import Ledger, LedgerError
 from study.mending import mended_trials
 from study.question import complete_extension, study_of
-from study.signals import run_and_exit
+from study.signals import PatientConsole, run_and_exit
+from study.spaces import SpaceError
 from study.storage import Storage, StorageError
 from study.trials import existing_study, study_names
 
@@ -49,10 +49,22 @@ def main(argv: list[str] | None = None) -> int:
         if given.command == "sync":
             return _sync(storage, given.study, given.tracking_uri)
         if given.command == "encoders":
-            return encoder_commands.run(given, storage, Console())
+            return encoder_commands.run(given, storage, PatientConsole())
         return _status(storage, given.study, given.json)
-    except (EncoderError, LedgerError, StudyError, StorageError) as e:
+    except (
+        ConfigError,
+        EncoderError,
+        LedgerError,
+        SpaceError,
+        StorageError,
+        StudyError,
+    ) as e:
         print(f"error: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # of the reader of what is printed; `run_and_exit` knows what to do
+        raise
+    except OSError as e:  # of this machine's own disk
+        print(f"error: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)
         return 2
 
 
@@ -81,7 +93,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
         return 0
     from study.console import failures, notes_of, summary
 
-    console = Console()
+    console = PatientConsole()
     state = f"run by {describe(holder)}{describe_silence(silence)}" if holder else "nobody runs it"
     begun = sum(not trial.decided for trial in trials)
     console.print(f"{name}: {state}, {len(trials)} trials, {begun} begun", highlight=False)
@@ -103,7 +115,7 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     if tracking_uri is not None:
         config = dataclasses.replace(config, tracking_uri=tracking_uri)
     # Its own driver writes while it runs: there is one writer only.
-    with driver_lease(folder, Console()):
+    with driver_lease(folder, PatientConsole()):
         complete_extension(folder, config, space, inputs)
         trials, notes = mended_trials(config, space, inputs, folder, Ledger(storage))
         for line in notes:

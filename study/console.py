@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
@@ -52,12 +53,14 @@ def summary(
     width = min(console.width, 120) - taken - 3 * (len(columns) + 2) - 2
     for o in finished[:MOST_ROWS]:
         metrics = [_mean([r.metrics[key] for r in fits[o.first.number]]) for key in columns]
-        row = _folded(said(o.first), width)
+        # A user's names may have brackets, which are no markup.
+        row = Text(_folded(said(o.first), width))
         table.add_row(str(o.first.number), f"{o.value:.4f}", *metrics, row)
     table.add_section()
     for o in others[:MOST_ROWS]:
         empty = [""] * len(columns)
-        table.add_row(str(o.first.number), o.state, *empty, _folded(said(o.first), width))
+        row = Text(_folded(said(o.first), width))
+        table.add_row(str(o.first.number), o.state, *empty, row)
     console.print(table)
     for line in caveats(config, trials):
         console.print(line, style="yellow" if line == RANDOM_ENCODER else None, highlight=False)
@@ -69,6 +72,7 @@ def summary(
         if finished
         else "No configuration finished.",
         highlight=False,
+        markup=False,
     )
     if line := budget_line(trials):
         console.print(line, highlight=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from ffcad.datasets.cache import default_cache
 from study.config import StudyConfig, StudyError, differences
@@ -97,7 +98,9 @@ def run_study(
             if encoders_only:
                 needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
             encoders, line = encoders_to_make(needs, EncoderStore(folder.storage))
-            console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
+            # The question is the user's, whose brackets are no markup.
+            title = f"[bold]{config.name}[/bold]: {escape(config.question)}"
+            console.print(title, highlight=False)
             if encoders_only:
                 none = "The fits make the encoders that they need, as they are drawn."
                 line = line or (none if inputs.makings else "This study makes no encoder.")
@@ -195,7 +198,8 @@ def open_study(
         document = folder.read_document()
         lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
         lines += differences(
-            {"inputs": Inputs(**document["inputs"]).contents()}, {"inputs": inputs.contents()}
+            {"inputs": Inputs.from_dict(document["inputs"]).contents()},
+            {"inputs": inputs.contents()},
         )
         if lines and not extend:
             more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""

@@ -98,7 +98,8 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
         console.file.write(json.dumps(document, indent=1) + "\n")
         return OK
     if not keys:
-        console.print(f"no encoder in {storage.where}", highlight=False, soft_wrap=True)
+        line = f"no encoder in {storage.where}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
         return OK
     console.print(_table(records, needs or {}))
     for line in _remarks(records, wrong):
@@ -113,7 +114,7 @@ def _needs_of(storage: Storage, name: str) -> dict[str, EncoderNeed]:
 
     folder = existing_study(storage, name)
     document = folder.read_document()
-    inputs = Inputs(**document["inputs"])
+    inputs = Inputs.from_dict(document["inputs"])
     space = StudyConfig.from_dict(document["study"]).search_space()
     return {**(of_space(space, inputs) or {}), **of_trials(folder.trials(), inputs)}
 
@@ -169,7 +170,8 @@ def _check(
             why = f"{e} is missing"
         broken += why is not None
         said = f"{record.key}: {why or f'as its card says ({record.need})'}"
-        console.print(said, style="red" if why else None, highlight=False, soft_wrap=True)
+        style = "red" if why else None
+        console.print(said, style=style, highlight=False, markup=False, soft_wrap=True)
     if broken:
         console.print("The next fit that needs a broken one mends it.")
     return BROKEN if broken else OK

@@ -17,6 +17,13 @@ def in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says at its end, where a whole traceback has its reason; its kind where it says
+    nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 def lacks_memory(error: Exception) -> bool:
     """Whether the machine's or the GPU's memory did not suffice."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)

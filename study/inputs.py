@@ -45,6 +45,24 @@ class Inputs:
     method_version: int
     makings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> "Inputs":
+        """What `dataclasses.asdict` gave, in this version or an earlier one.
+
+        Raises:
+            StudyError: if another version wrote it.
+        """
+        unknown = sorted(set(document) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise StudyError(
+                "the digests of the study's inputs were written by another version of this "
+                f"project, which knows {', '.join(unknown)}; use that version"
+            )
+        try:
+            return cls(**document)
+        except TypeError as e:
+            raise StudyError(f"the digests of the study's inputs cannot be read: {e}") from e
+
     def contents(self) -> dict[str, Any]:
         """What two sittings of a study must agree on: the digests, not where the weights lie."""
         makings = {

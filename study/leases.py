@@ -60,15 +60,21 @@ class Lease:
         self._over = True
         self._wake.set()
         self._thread.join()
-        if not self.lost.is_set():
-            try:
+        if self.lost.is_set():
+            return
+        try:
+            if self._is_ours():
                 self._write({**self._document, "free": True})
-            except StorageError:  # It becomes stale instead.
-                logger.warning("lease %s could not be given back", self.name)
+            else:
+                self.lost.set()
+        except StorageError:  # It becomes stale instead.
+            logger.warning("lease %s could not be given back", self.name)
 
     def forget(self) -> None:
         """Gives it back for good, where nobody will need it again."""
         self.release()
+        if self.lost.is_set():  # Another one's may have the same name by now.
+            return
         try:
             self.storage.delete(self.name)
         except StorageError:
@@ -87,16 +93,28 @@ class Lease:
             if self._over:
                 return
             try:
-                if _numbered(self.storage, Path(self.name).parent.as_posix())[-1] != self.name:
+                if not self._is_ours():
                     self.lost.set()
                     return
                 self._write({**self._document, "beat": uuid.uuid4().hex})
                 written = time.monotonic()
-            except (StorageError, IndexError):
+            except StorageError:
                 # By then others may think that nobody works here.
                 if time.monotonic() - written > self._stale:
                     self.lost.set()
                     return
+
+    def _is_ours(self) -> bool:
+        """Whether nobody has taken it over.
+
+        Where somebody did and was done with the thing for good, the folder is empty; or numbers
+        began anew, and the file of this name is another one's.
+        """
+        if _numbered(self.storage, Path(self.name).parent.as_posix())[-1:] != [self.name]:
+            return False
+        document = read_lease(self.storage, self.name)
+        # One that cannot be read is nobody's: it is written again.
+        return document is not None and document.get("token") in (None, self._document["token"])
 
     def _write(self, document: dict[str, Any]) -> None:
         self.storage.write(self.name, json.dumps(document).encode(), durable=False)

@@ -72,7 +72,7 @@ class FitRecord:
         error: why it failed, one line.
         began, ended: epoch, seconds.
         trial_outcome: of the last fit that a trial did: how the trial ended, as fields of
-            `TrialRecord`, and on how many 'cases'.
+            `TrialRecord`, by which 'objective', and on which 'cases', as the keys of their fits.
     """
 
     key: str

@@ -150,7 +150,7 @@ class Rebuilder:
             if record is not None and self._identity(record) not in self._known:
                 self._known.add(self._identity(record))
                 own = [f for f in fits if (f.study, f.trial) == (self.config.name, number)]
-                return _as_it_ended(record, own)
+                return _as_it_ended(record, own, self.config.objective)
         if not fits or not numbered:
             return None
         first = fits[0]
@@ -192,13 +192,14 @@ class Rebuilder:
         return record.cases[0].key if self.space.is_grid else record.digest
 
 
-def _as_it_ended(record: TrialRecord, fits: list[FitRecord]) -> TrialRecord:
+def _as_it_ended(record: TrialRecord, fits: list[FitRecord], objective: str | None) -> TrialRecord:
     """The trial with the outcome that the driver wrote into one of its fits, if it did."""
     told = [fit.trial_outcome for fit in fits if fit.trial_outcome]
     if not told:
         return record
-    last = max(told, key=lambda outcome: outcome["ended"])
-    # A study that was extended by cases since goes through it again.
-    if last["cases"] != len(record.cases):
+    last = dict(max(told, key=lambda outcome: outcome["ended"]))
+    # A study that was extended since, by cases or to another objective, goes through it again.
+    asked = {"objective": objective, "cases": [case.key for case in record.cases]}
+    if asked != {name: last.pop(name, None) for name in asked}:
         return record
-    return dataclasses.replace(record, **{k: v for k, v in last.items() if k != "cases"})
+    return dataclasses.replace(record, **last)

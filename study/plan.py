@@ -23,11 +23,13 @@ class Plan:
             one had are among them.
         wanted: distinct configurations asked for; None for a grid, whose trials are all there.
         notes: what had to be mended, a line each.
+        counted: trials that the study ever had, those that are lost among them.
     """
 
     trials: list[TrialRecord]
     wanted: int | None
     notes: tuple[str, ...] = ()
+    counted: int = 0
 
     @property
     def current(self) -> list[TrialRecord]:
@@ -87,6 +89,7 @@ def make_plan(
         ledger: of its fits.
     """
     trials, notes = mended_trials(config, space, inputs, folder, ledger)
+    counted = folder.counted()
     trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
     trials = [_with_encoder_now(record, inputs, EncoderStore(ledger.storage)) for record in trials]
     for i, record in enumerate(trials):
@@ -97,9 +100,9 @@ def make_plan(
                 notes.append(f"{why}; trial {record.number} is gone on with")
                 trials[i] = reopened(record, record.cases)
     if space.is_grid:
-        trials += _missing_cells(config, space, inputs, trials)
+        trials += _missing_cells(config, space, inputs, trials, counted)
     trials.sort(key=lambda record: record.number)
-    return Plan(trials, None if space.is_grid else config.num_trials, tuple(notes))
+    return Plan(trials, None if space.is_grid else config.num_trials, tuple(notes), counted)
 
 
 def _with_weights_here(record: TrialRecord, space: Space, inputs: Inputs) -> TrialRecord:
@@ -126,11 +129,11 @@ def _with_encoder_now(record: TrialRecord, inputs: Inputs, store: EncoderStore) 
 
 
 def _missing_cells(
-    config: StudyConfig, space: Space, inputs: Inputs, trials: list[TrialRecord]
+    config: StudyConfig, space: Space, inputs: Inputs, trials: list[TrialRecord], counted: int
 ) -> list[TrialRecord]:
     """A grid's trials that are not there yet: one for each cell on each case."""
     known = {case.key for r in trials if r.state != RETIRED for case in r.cases}
-    number = max((record.number for record in trials), default=-1)
+    number = max([counted - 1, *(record.number for record in trials)])
     missing = []
     for configuration, case in cell_cases(config, space, inputs):
         if case.key not in known:

@@ -13,6 +13,7 @@ from rich.console import Console
 from study.context import StudyContext
 from study.encoder_making import Making
 from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
+from study.failures import last_line
 from study.ledger import FAILED, FINISHED
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
@@ -102,8 +103,7 @@ def make_encoders(
                         ending.fatal = ending.fatal or fatal
                         ending.stopping.set()
                 except ray.exceptions.RayError as e:
-                    # The last line of a traceback says it.
-                    why = str(e).strip().splitlines()[-1]
+                    why = last_line(e)
                 line.done(key, why)
             line.show(list(running.values()))
 

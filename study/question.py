@@ -17,7 +17,7 @@ def study_of(folder: StudyFolder) -> tuple[StudyConfig, Space, Inputs]:
     """A study as it was asked for, with the storage where it is now."""
     document = folder.read_document()
     config = StudyConfig.from_dict({**document["study"], "storage": folder.storage.where})
-    return config, config.search_space(), Inputs(**document["inputs"])
+    return config, config.search_space(), Inputs.from_dict(document["inputs"])
 
 
 def ask(

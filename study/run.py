@@ -20,13 +20,12 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
     0: done. 2: something was asked for that cannot be done, said in one line. 3: fits failed.
     4: the storage failed on the way. 130: interrupted.
     """
-    from rich.console import Console
-
     from ffcad.config import ConfigError
     from ffcad.datasets import DataError
     from study.arguments import parse
     from study.config import StudyError
     from study.ledger import LedgerError
+    from study.signals import PatientConsole
     from study.spaces import SpaceError
     from study.storage import StorageError
 
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
         from study.inputs import prepare
 
         wrong += (CorpusError, WeightsError)
-        console = Console()
+        console = PatientConsole()
         with console.status("reading the images"):
             config, inputs, notes = prepare(config, space)
         started = True

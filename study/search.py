@@ -54,6 +54,7 @@ class OptunaSearch(Searcher):
         journal: file of the Optuna study; None keeps it in memory.
         seed: of the sampler.
         is_taken: whether a trial that waits would only wait for a worker of another study.
+        counted: trials that the study ever had; the number of a lost one is not given again.
 
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
@@ -69,9 +70,11 @@ class OptunaSearch(Searcher):
         journal: Path | None = None,
         seed: int = 0,
         is_taken: Callable[[TrialRecord], bool] = lambda record: False,
+        counted: int = 0,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
+        self.counted = counted
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
         self.seed = seed + len(trials)
@@ -196,7 +199,7 @@ class OptunaSearch(Searcher):
                     self.study.tell(asked, state=TrialState.FAIL)
                     continue
                 if config.digest() not in known:
-                    number = max(self.records, default=-1) + 1
+                    number = max([self.counted - 1, *self.records]) + 1
                     return new_trial(number, asked.params, config, self.cases_of(config)), asked
                 self._answer_repeated(asked, known[config.digest()])
         finally:

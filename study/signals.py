@@ -105,6 +105,18 @@ class Interrupts:
                 return
 
 
+class PatientConsole(Console):
+    """A console that says nothing more when its reader has closed the pipe, as `... | head` does.
+
+    Rich's own ends the program, and with it a study that runs.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """What is still to be said goes nowhere."""
+        self.quiet = True
+        _discard_output()
+
+
 def run_and_exit(main: Callable[[], int]) -> NoReturn:
     """Ends the process with a command's exit code, and with 130 if a signal comes while Python and
     its packages go down; a reader that has closed the pipe is no error.
@@ -127,9 +139,15 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # of `... | head`, which has read enough
-        # What is left in the buffer has nowhere to go, and Python would say so at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         code = 0
     for number in SIGNALS:
         signal.signal(number, end)
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    """What is left in the buffer has nowhere to go, and Python would say so at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

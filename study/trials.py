@@ -28,6 +28,8 @@ from study.storage import Storage
 
 # A trial of an earlier question, left behind when the study was extended to another one.
 RETIRED = "retired"
+# What a study's document says of how its trials are kept, and not of what it asks or found.
+BOOKKEEPING = ("trials", "lost", "extending")
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,10 @@ class StudyFolder:
         name = f"{self.path}/trials/{record.number:04d}.json"
         write_document(self.storage, name, dataclasses.asdict(record))
 
+    def counted(self) -> int:
+        """How many trials the study ever had, those that are lost among them."""
+        return self.read_document().get("trials", 0) if self.exists() else 0
+
     def count_trial(self, number: int) -> None:
         """Keeps in the study's document that there is a trial of this number, so that one whose
         own document is lost is missed."""
@@ -237,10 +243,16 @@ def new_trial(
     )
 
 
-def outcome_of(record: TrialRecord) -> dict[str, Any]:
-    """How a decided trial ended, as its fits' record keeps it."""
+def outcome_of(record: TrialRecord, objective: str | None) -> dict[str, Any]:
+    """How a decided trial ended, as its fits' record keeps it: with what it was asked.
+
+    Args:
+        record: the trial's.
+        objective: whose values it has.
+    """
     names = ("state", "value", "intermediate", "spent", "error", "machine_failed", "began", "ended")
-    return {name: getattr(record, name) for name in names} | {"cases": len(record.cases)}
+    asked = {"objective": objective, "cases": [case.key for case in record.cases]}
+    return {name: getattr(record, name) for name in names} | asked
 
 
 def reopened(record: TrialRecord, cases: tuple[Case, ...]) -> TrialRecord:

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.context import StudyContext
+from study.failures import last_line
 from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
@@ -133,10 +134,11 @@ def make_search(sitting: Sitting) -> OptunaSearch:
         sitting.space,
         partial(cases_of, config, sitting.inputs),
         sitting.plan.trials,
-        partial(keep_trial, sitting.folder, ledger),
+        partial(keep_trial, sitting.folder, ledger, config.objective),
         sitting.journal,
         config.sampler_seed,
         partial(is_taken, ledger, config.name),
+        sitting.plan.counted,
     )
 
 
@@ -287,11 +289,9 @@ def start_ray() -> None:
         }
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+    except Exception as e:  # Ray raises whatever it has, a plain Exception among it.
         where = f"Ray at RAY_ADDRESS={address} does not answer" if address else "Ray does not start"
-        # The reason may be a whole traceback, whose last line says it.
-        reason = str(e.__cause__ or e).strip().splitlines()[-1]
-        raise StudyError(f"{where}: {reason[:300]}") from e
+        raise StudyError(f"{where}: {last_line(e.__cause__ or e)[:300]}") from e
 
 
 def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, float]:
@@ -330,7 +330,9 @@ def count_rungs(config: StudyConfig, space: Space) -> int:
     return max(1, -(-max(space.values_of("head_iterations")) // every))
 
 
-def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> TrialRecord:
+def keep_trial(
+    folder: StudyFolder, ledger: Ledger, objective: str | None, record: TrialRecord
+) -> TrialRecord:
     """Writes a trial's record with what it spent, and into its fits what its worker could not: that
     they ended with it, and, into the last one, how it ended, so that the ledger tells it too."""
     own = _own_fits(folder, ledger, record)
@@ -354,7 +356,7 @@ def keep_trial(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> Tria
             if record.state == FAILED:
                 changes["error"] = fit.error or record.error
         if fit is last:
-            changes["trial_outcome"] = outcome_of(record)
+            changes["trial_outcome"] = outcome_of(record, objective)
         if changes:
             ledger.write(dataclasses.replace(fit, **changes))
     folder.write_trial(record)

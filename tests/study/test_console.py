@@ -108,6 +108,17 @@ def test_the_rows_of_a_grid_have_the_names_of_their_cells(tmp_path, monkeypatch)
     assert "Best: trial 0, full" in text
 
 
+def test_what_the_user_named_is_shown_as_written(config):
+    trials = [
+        trial(0, "finished", 0.2, corpus="[paper]"),
+        trial(1, "begun", corpus="[/x]"),
+    ]
+    text = shown(config, trials)
+    assert "│ corpus [paper] " in text
+    assert "corpus [/x] " in text
+    assert "Best: trial 0, corpus [paper]" in text
+
+
 def test_a_study_in_which_nothing_finished_says_so(config):
     assert "No configuration finished." in shown(config, TRIALS[2:])
 

@@ -120,6 +120,29 @@ def test_a_holder_that_cannot_write_any_more_gives_up(tmp_path):
     assert lease.lost.wait(10)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_holder_whose_successor_is_done_for_good_learns_of_it(storage, again):
+    lost = waiter(storage).attempt()
+    # Another one took it as 2 and removed that at its end; then numbers may begin anew.
+    storage.delete(lost.name)
+    if again:
+        document = {"study": "yours", "token": "another", "place": "another", "pid": 1}
+        storage.write(lost.name, json.dumps(document).encode())
+    assert lost.lost.wait(5)
+    lost.forget()
+    holder = current_holder(storage, "thing")
+    assert (holder and holder["study"]) == ("yours" if again else None)
+
+
+def test_a_lease_given_back_is_ones_own(storage):
+    """A process that was suspended may wake up where it gives its lease back."""
+    lost = Waiter(storage, "thing", {"study": "mine"}, beat=60.0).attempt()
+    document = {"study": "yours", "token": "another", "place": "another", "pid": 1}
+    storage.write(lost.name, json.dumps(document).encode())
+    lost.forget()
+    assert current_holder(storage, "thing")["study"] == "yours"
+
+
 def test_followers_see_what_is_said_and_the_end(storage):
     lease = waiter(storage).attempt()
     follower = Follower(storage, lease.name, stale=STALE)

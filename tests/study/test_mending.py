@@ -13,9 +13,10 @@ from study.mending import mended_trials
 from study.plan import make_plan
 from study.question import study_of
 from study.search import rebuild_study
+from study.sitting import Sitting
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder, new_trial
-from study.tuning import keep_trial
+from study.tuning import keep_trial, make_search
 
 INPUTS = Inputs(
     data={"wood@64": "w", "dial@64": "d"},
@@ -69,7 +70,8 @@ class Study:
         return self.keep(new_trial(number, drawn, configuration, cases))
 
     def keep(self, trial, **changes):
-        return keep_trial(self.folder, self.ledger, dataclasses.replace(trial, **changes))
+        record = dataclasses.replace(trial, **changes)
+        return keep_trial(self.folder, self.ledger, self.config.objective, record)
 
     def fit(self, trial, case, status, study="mine", sittings=(), number=None):
         configuration = TrainConfig.from_dict(trial.configuration)
@@ -186,7 +188,7 @@ def test_a_study_of_which_nothing_is_left_but_the_ledger_is_rebuilt(search, tmp_
     assert other.plan().notes == ()
 
 
-def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(search):
+def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(search, tmp_path):
     search.keep(search.begin(7, hsas="2d", hsas_probability=0.2))  # No fit of it was begun.
     search.remove_trials(7)
     (note,) = search.plan().notes
@@ -195,6 +197,26 @@ def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(se
     assert plan.notes == ()
     assert len(plan.trials) == 7
     assert search.folder.read_document()["trials"] == 8
+    # Nor is it given again: a second trial of that number would not be missed.
+    sitting = Sitting(
+        search.config, search.space, INPUTS, search.folder, None, plan, tmp_path / "journal"
+    )
+    suggests = make_search(sitting)
+    begun = [suggests.suggest(str(i))["trial_number"] for i in range(plan.begun + 1)]
+    assert begun[-1] == 8
+    search.remove_trials(8)
+    assert search.plan().notes[0].startswith("the documents of trial 8 are missing")
+
+
+def test_the_number_of_a_grids_trial_that_is_lost_is_not_given_again(tmp_path):
+    path = tmp_path / "grid.py"
+    path.write_text(GRID)
+    study = Study(tmp_path, "--space", str(path), "--seeds", "0,1").open()
+    first, second, *_ = study.plan().trials
+    study.finish(study.keep(first), 0.5)
+    study.keep(second)
+    study.remove_trials(1)
+    assert [t.number for t in study.plan().trials] == [0, 2, 3, 4]
 
 
 def test_a_trial_that_was_reopened_is_not_rebuilt_as_it_ended_before(search):
@@ -202,6 +224,14 @@ def test_a_trial_that_was_reopened_is_not_rebuilt_as_it_ended_before(search):
     search.keep(stopped, state="begun", intermediate={}, ended=None)
     search.remove_trials(1)
     assert search.plan().trials[1].state == "begun"
+
+
+def test_a_trial_that_was_decided_by_another_objective_is_gone_through_again(search, tmp_path):
+    flags = ["--seeds", "0,1", "--num-trials", "9", "--objective", "select_image_auroc"]
+    wider = Study(tmp_path, *flags, "--extend").open()
+    states = [t.state for t in wider.plan().trials]
+    wider.remove_trials()
+    assert [t.state for t in wider.plan().trials] == states == ["begun"] * 7
 
 
 def test_a_missing_trial_of_an_earlier_question_is_retired(search, tmp_path):

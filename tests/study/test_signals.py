@@ -132,16 +132,27 @@ def test_ctrl_c_of_a_terminal_leaves_checkpoints_and_twice_ends_at_once(tmp_path
     assert left == []
 
 
-def test_a_reader_that_has_enough_is_no_error(tmp_path):
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "print('line\\n' * 100_000)",
+        # A study that runs goes on, in silence.
+        "[console.print('line') for _ in range(20_000)]; sys.stderr.write('done')",
+    ],
+)
+def test_a_reader_that_has_enough_is_no_error(printing):
     """`status --json | head`, whose output is longer than what a pipe holds."""
     code = (
-        "from study.signals import run_and_exit\n"
-        "run_and_exit(lambda: print('line\\n' * 100_000) or 0)"
+        "import sys\n"
+        "from study.signals import PatientConsole, run_and_exit\n"
+        "console = PatientConsole()\n"
+        f"def main():\n    {printing}\n    return 0\n"
+        "run_and_exit(main)"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert writer.stdout.readline() == "line\n"
     writer.stdout.close()
-    assert writer.stderr.read() == ""
+    assert writer.stderr.read() == ("done" if "done" in printing else "")
     assert writer.wait(60) == 0

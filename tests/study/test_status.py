@@ -65,3 +65,36 @@ def test_a_study_that_nobody_runs_is_said_so(lease, tmp_path, capsys):
     assert "mine: nobody runs it, 0 trials" in status(tmp_path, capsys)
     assert json.loads(status(tmp_path, capsys, "--json"))["driver"] is None
     assert not list(tmp_path.glob(".probe*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"inputs": {"later": 1}}, "written by another version of this project, which knows later"),
+        ({"inputs": {}}, "the digests of the study's inputs cannot be read: "),
+        ({"fixed": {"hsas": "3d"}}, "hsas"),
+        ({"fixed": {"later": 1}}, "later"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "sync"])
+def test_a_study_that_this_version_cannot_read_is_said_in_one_line(
+    lease, tmp_path, capsys, command, changes, said
+):
+    lease.unlink()
+    path = tmp_path / "studies" / "mine" / "study.json"
+    document = json.loads(path.read_text())
+    asked = document["study"]
+    asked["fixed"] |= changes.get("fixed", {})
+    inputs = changes.get("inputs", document["inputs"])
+    path.write_text(json.dumps({**document, "study": asked, "inputs": inputs}))
+    assert main([command, "mine", "--storage", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_in_the_way_is_said_in_one_line(tmp_path, capsys):
+    (tmp_path / "mine").write_bytes(b"no folder")
+    assert main(["status", "--storage", str(tmp_path / "mine" / "more")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -3,14 +3,16 @@
 import time
 
 import pytest
+import ray
 from optuna.distributions import CategoricalDistribution
 
+from study.config import StudyError
 from study.leases import Follower, Waiter
 from study.search import OptunaSearch
 from study.spaces import checked
 from study.storage import Storage
 from study.trials import Case
-from study.tuning import _stopping_without
+from study.tuning import _stopping_without, start_ray
 
 SPACE = checked("mine", "why?", {"hsas": CategoricalDistribution(("none", "2d"))}, {})
 
@@ -60,3 +62,23 @@ def test_a_disk_that_one_worker_found_full_is_told_to_the_others(lease, search):
     # Neither trial is decided: both are gone on with.
     assert [record.state for record in search.records.values()] == ["begun", "begun"]
     assert search.fatal == "x cannot be written: full"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Exception("The current node timed out during startup."), "timed out during startup."),
+        (TimeoutError(), "Ray does not start: TimeoutError"),
+        (ValueError("Traceback\n  at\nTypeError: it is odd\n"), "start: TypeError: it is odd"),
+    ],
+)
+def test_whatever_keeps_ray_from_starting_is_said_in_one_line(monkeypatch, error, said):
+    def fail(**options):
+        raise error
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(StudyError) as caught:
+        start_ray()
+    assert str(caught.value).endswith(said)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,55 @@
+"""What a driver says and refuses before Ray is started, and what it leaves to its successor."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from study.arguments import parse
+from study.config import StudyError
+from study.driver import open_study, run_study
+from study.inputs import Inputs
+from study.storage import Storage
+from study.trials import StudyFolder
+
+INPUTS = Inputs(data={"wood@64": "w"}, textures={}, weights={"random": "r"}, method_version=1)
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Opens the study 'mine' with flags and inputs."""
+
+    def opened(*flags, inputs=INPUTS):
+        config, space, extend = parse(["--storage", str(tmp_path), "--study", "mine", *flags])
+        open_study(StudyFolder(Storage(tmp_path), "mine"), config, space, inputs, extend)
+
+    return opened
+
+
+def test_a_question_with_brackets_is_shown_as_written(tmp_path):
+    config, space, _ = parse(["--storage", str(tmp_path), "--study", "mine"])
+    config = dataclasses.replace(config, question="Is [/x] as good as [paper]?")
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    assert run_study(config, space, INPUTS, [], console, encoders_only=True) == 0
+    assert "mine: Is [/x] as good as [paper]?" in out.getvalue()
+
+
+def test_another_protocol_under_the_same_name_is_refused_with_the_difference(ask):
+    ask()
+    ask()
+    with pytest.raises(StudyError) as error:
+        ask("--select-on", "synthetic")
+    said = "is another one: select_on was 'holdout' and is now 'synthetic'; give another --study"
+    assert said in str(error.value)
+    ask("--select-on", "synthetic", "--extend")
+    with pytest.raises(StudyError, match="select_on was 'synthetic' and is now 'holdout'"):
+        ask()
+
+
+def test_changed_images_are_refused_with_the_difference(ask):
+    ask()
+    changed = dataclasses.replace(INPUTS, data={"wood@64": "other"})
+    with pytest.raises(StudyError, match=r"data\.wood@64 was 'w' and is now 'other'; give another"):
+        ask(inputs=changed)
