@@ -1,6 +1,7 @@
 """`python -m study encoders`, on encoders that were made in this process."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,9 @@ from study.encoders import EncoderStore
 from study.inputs import cases_of, prepare
 from study.leases import Waiter
 from study.ledger import FitRecord, Ledger
+from study.question import study_of
 from study.storage import Storage
+from study.tracking import Mirror
 from study.trials import StudyFolder
 
 SPACE = """
@@ -124,3 +127,21 @@ def test_an_encoder_is_removed_unless_somebody_makes_it(made, command):
     assert code == 2
     assert "there are none" in output
     assert "no encoder in" in command()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unreadable", "removed"])
+def test_the_run_of_an_encoder_whose_card_is_no_more_keeps_its_end(made, tmp_path, how):
+    folder, need = shutil.copytree(made[0], tmp_path / "storage"), made[1]
+    config, *_ = study_of(StudyFolder(Storage(folder), "mine"))
+    Mirror(config).sync(live=False)
+    if how == "removed":
+        assert main(["encoders", "remove", need.key, "--storage", str(folder)]) == 0
+    else:
+        (folder / "encoders" / need.key / "card.json").write_text("{")
+    Mirror(config).sync(live=False)
+    mirror = Mirror(config)
+    mirror.sync(live=False)
+    run = mirror.experiment.runs["encoder", need.key]
+    assert run.status == "FINISHED"
+    assert "retired" not in run.tags
