@@ -208,8 +208,9 @@ def study(folder: Path, trials: int, fresh: bool) -> float:
         tuner.fit()
         seconds = time.perf_counter() - started
         ended = time.perf_counter()
-        if unwritten := background.finish(120.0):
-            raise SystemExit(f"MLflow was not written: {unwritten}")
+        background.finish(120.0)
+        if background.unwritten:
+            raise SystemExit(f"MLflow was not written: {background.unwritten}")
         MLFLOW_SECONDS.append((time.perf_counter() - ended) / trials)
     records, _ = ledger.read_all(ledger.keys())
     assert [r.status for r in records] == ["finished"] * trials, "a trial did not finish"

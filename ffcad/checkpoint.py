@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ffcad.durable import force_names
+
 FORMAT = 2
 KEYS = frozenset(
     (
@@ -78,6 +80,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True)
         if keep_old and path.exists():
             os.replace(path, previous_checkpoint(path))
         os.replace(temporary, path)
+        force_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     if state["optimizer"] is None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ffcad.durable import force_names
 from ffcad.resnet import FFCResNet
 
 # Every fit of an architecture shares its frozen encoder, so random weights ignore the case's seed.
@@ -114,6 +115,7 @@ def save_encoder(path: Path, encoder: FFCResNet, card: dict[str, Any]) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+        force_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

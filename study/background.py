@@ -23,6 +23,10 @@ REST = 19.0
 logger = logging.getLogger("study.tracking")
 
 
+class _Over(Exception):
+    """The study is not this process's any more: what is left is left to whoever has it."""
+
+
 class Background:
     """The thread.
 
@@ -44,8 +48,8 @@ class Background:
         seconds: float = 2.0,
     ) -> None:
         self._stop = threading.Event()
-        # Python runs one thread at a time: what this one takes, Tune's loop does not have.
-        self.mirror = Mirror(config, rest=lambda seconds: self._stop.wait(REST * seconds))
+        self._given_up = threading.Event()
+        self.mirror = Mirror(config, rest=self._rest)
         self.folder = StudyFolder(Storage(config.storage), config.name)
         self.journal, self.seconds = journal, seconds
         self.lost = lost or threading.Event()
@@ -60,26 +64,24 @@ class Background:
 
     def finish(
         self, timeout: float, patience: Callable[[float], float] = lambda seconds: seconds
-    ) -> str | None:
-        """Writes the rest and ends.
+    ) -> None:
+        """Writes the rest and ends; `unwritten` says whether that succeeded.
 
         Args:
-            timeout: how long to wait for that, in seconds.
+            timeout: how long to wait for that, in seconds; then no further run is begun.
             patience: is asked now and then how much of the timeout is still to be waited for.
-
-        Returns:
-            `unwritten`.
         """
         self._stop.set()
         began = time.monotonic()
         while self._thread.is_alive():
             seconds = patience(timeout)
             if time.monotonic() - began > seconds:
-                self.unwritten = self.error or f"it did not answer within {seconds:.0f} s"
-                return self.unwritten
+                # Soon the study may be another driver's, or `sync`'s.
+                self._given_up.set()
+                self.unwritten = self.error or f"not finished within {seconds:.0f} s"
+                return
             self._thread.join(0.1)
         self.unwritten = self.error
-        return self.unwritten
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -88,14 +90,27 @@ class Background:
             self._stop.wait(self.seconds if self.error is None else 5 * self.seconds)
         self._round(live=False)
 
+    def _is_over(self) -> bool:
+        """Whether nothing more may be written."""
+        return self.lost.is_set() or self._given_up.is_set()
+
+    def _rest(self, seconds: float) -> None:
+        """Is called after each run that was written."""
+        # Python runs one thread at a time: what this one takes, Tune's loop does not have.
+        self._stop.wait(REST * seconds)
+        if self._is_over():
+            raise _Over
+
     def _round(self, live: bool) -> None:
-        if self.lost.is_set():
+        if self._is_over():
             return
         if live:
             self._copy_journal()
         try:
             self.mirror.sync(live)
             self.error = None
+        except _Over:
+            return
         except Exception as e:
             # Tracking must never end a study: it is said at the end and written later.
             if self.error is None:
@@ -108,5 +123,5 @@ class Background:
             whole = self.journal.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]
             if whole and whole != self._copied:
-                self.folder.storage.write(self.folder.journal, whole)
+                self.folder.storage.write(self.folder.journal, whole, durable=False)
                 self._copied = whole

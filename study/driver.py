@@ -140,15 +140,21 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
                     folder.write_document(document)
                     background.mirror.builder.document = document
     finally:
-        from study.search import write_journal
-
-        # What fails here was said already, or is by what comes next.
-        with suppress(OSError, StorageError):
-            write_journal(sitting.space, folder.trials(), sitting.journal)
-            if not sitting.lease.lost.is_set():
-                folder.storage.upload(sitting.journal, folder.journal)
+        _keep_journal(sitting)
     stopped = interrupts.stopping.is_set()
     return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
+
+
+def _keep_journal(sitting: Sitting) -> None:
+    """Writes Optuna's journal as the trials tell it, here and on the storage."""
+    from study.search import write_journal
+
+    if sitting.lease.lost.is_set():
+        return  # Whoever took the study over, perhaps on this machine, writes it.
+    # What fails here was said already, or is by what comes next.
+    with suppress(OSError, StorageError):
+        write_journal(sitting.space, sitting.folder.trials(), sitting.journal)
+        sitting.folder.storage.upload(sitting.journal, sitting.folder.journal)
 
 
 def _make_encoders(sitting: Sitting, console: Console, interrupts: Interrupts) -> int:

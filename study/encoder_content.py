@@ -36,8 +36,9 @@ class EncoderContents:
 
     def records(
         self, trials: list[TrialRecord], document: dict[str, Any]
-    ) -> tuple[list[EncoderRecord], list[str]]:
-        """The cards that are there of what the study needs, and a line for each unreadable one.
+    ) -> tuple[list[EncoderRecord], list[str], list[str]]:
+        """The cards that are there of what the study needs, the keys of all that it needs, and a
+        line for each unreadable card.
 
         Args:
             trials: of the study.
@@ -45,8 +46,8 @@ class EncoderContents:
         """
         given = document.get("inputs", {})
         if not given.get("makings"):
-            return [], []
-        inputs = Inputs(**given)
+            return [], [], []
+        inputs = Inputs.from_dict(given)
         used = {self._key(t, inputs) for t in trials if t.state != RETIRED} - {None}
         if self._of_space is None:
             self._of_space = list(of_space(self.config.search_space(), inputs) or ())
@@ -57,12 +58,16 @@ class EncoderContents:
         found = {**{r.key: r for r in known}, **self._finished}
         # What another study makes is its own affair until it is finished, and used here.
         own = self.config.name
-        return [
-            found[key]
-            for key in keys
-            if key in found
-            and (found[key].study == own or (found[key].status == FINISHED and key in used))
-        ], wrong
+        return (
+            [
+                found[key]
+                for key in keys
+                if key in found
+                and (found[key].study == own or (found[key].status == FINISHED and key in used))
+            ],
+            keys,
+            wrong,
+        )
 
     def content(self, record: EncoderRecord, parent: str, live: bool) -> RunContent:
         """An encoder's run.

@@ -119,6 +119,7 @@ class ExperimentRuns:
             run_name=content.name,
         )
         known = self.runs[content.level, content.identity] = _known(run)
+        self.rest(0.0)
         return known
 
     def write(self, content: RunContent) -> int:
@@ -178,6 +179,7 @@ class ExperimentRuns:
         else:  # It keeps its end.
             self.client.update_run(run.id, status="KILLED")
         run.status = "KILLED"
+        self.rest(0.0)
 
     def _log_params(self, run: KnownRun, params: dict[str, str]) -> dict[str, str]:
         """Writes new parameters; those that MLflow has with another value come back as tags."""

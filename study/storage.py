@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from ffcad.durable import force_names
+
 # Scheme of a URI -> the extra of this project that brings its file system.
 OBJECT_STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 # How often an object is fetched that is replaced while it is.
@@ -96,6 +98,8 @@ class Storage:
                 with self._temporary(name) as temporary:
                     (_write_durably if durable else Path.write_bytes)(temporary, data)
                     os.replace(temporary, self.local / name)
+                if durable:
+                    force_names((self.local / name).parent)
             else:
                 self._fs.pipe_file(self._path(name), data)
 

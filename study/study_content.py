@@ -13,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
 from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
-from study.trials import Outcome, TrialRecord
+from study.trials import BOOKKEEPING, Outcome, TrialRecord
 from study.wording import caveats, cell_names, settings, varying_knobs
 
 
@@ -53,7 +53,8 @@ class StudyContentBuilder:
         current = [t for group in groups for t in group.trials]
         decided = [t for t in current if t.decided]
         figures = _counts(decided, groups) if decided or extended else {}
-        documents = {"study.json": json.dumps(self.document, indent=2)} if self.document else {}
+        asked = {k: v for k, v in self.document.items() if k not in BOOKKEEPING}
+        documents = {"study.json": json.dumps(asked, indent=2)} if asked else {}
         if groups:
             known = [rows[g.first.digest] for g in groups if g.first.digest in rows]
             documents["results.csv"] = _table(known)

@@ -35,7 +35,8 @@ class Mirror:
     Args:
         config: the study.
         connect_seconds: how long one request to a server may take.
-        rest: called after each run that was written, with the seconds that it took.
+        rest: called after each run that was written, with the seconds that it took; what it raises
+            ends the writing.
     """
 
     def __init__(
@@ -118,8 +119,9 @@ class Mirror:
     def _write_encoders(
         self, trials: list[TrialRecord], parent: str, live: bool
     ) -> tuple[int, set[tuple[str, str]]]:
-        """Writes the encoders that the study needs; how many were written, and all of them."""
-        records, wrong = self.encoders.records(trials, self.builder.document)
+        """Writes the encoders that the study needs; how many were written, and all of them, those
+        too whose cards cannot be read or are no more."""
+        records, keys, wrong = self.encoders.records(trials, self.builder.document)
         self._say(wrong)
         written = 0
         for record in records:
@@ -127,7 +129,7 @@ class Mirror:
             if not self._is_same(identity, sources):
                 written += self.experiment.write(self.encoders.content(record, parent, live))
                 self._sources[identity] = sources
-        return written, {("encoder", record.key) for record in records}
+        return written, {("encoder", key) for key in keys}
 
     def _write_outcome(self, outcome: Outcome, owners: dict[str, str], live: bool) -> int:
         """Writes a configuration and its fits."""

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from study.arguments import parse
-from study.console import failures, next_steps, summary
+from study.console import budget_line, failures, next_steps, summary
 from study.ledger import FitRecord, Ledger
 from study.storage import Storage
 from study.trials import Case, TrialRecord
@@ -137,3 +137,23 @@ def test_the_commands_at_the_end_parse(config, monkeypatch):
     assert "--backend-store-uri sqlite:///runs/mlflow.db" in commands[0]
     assert commands[1].endswith("/somewhere/study/run.py --resume mine --num-trials 8")
     assert commands[2].endswith("/somewhere/study/run.py --data folder --data-root FOLDER")
+
+
+def test_the_budget_that_was_not_spent_is_said_with_what_saved_it():
+    def spent(number, state, budget, spent):
+        return dataclasses.replace(trial(number, state, 0.5), budget=budget, spent=spent)
+
+    trials = [
+        spent(0, "finished", 4000, 4000),
+        spent(1, "finished", 4000, 2000),
+        spent(2, "stopped", 4000, 1000),
+        spent(3, "failed", 4000, 3000),
+        spent(4, "begun", 4000, 500),
+        spent(5, "retired", 4000, 4000),
+    ]
+    assert budget_line(trials) == (
+        "Budget: 10,000 of 16,000 iterations spent (62%); early stopping saved 3,000 (19%); "
+        "fits of other studies saved 2,000 (12%); failures saved 1,000 (6%)"
+    )
+    assert budget_line(trials[:1]) == "Budget: 4,000 of 4,000 iterations spent (100%)"
+    assert budget_line(trials[4:]) == ""

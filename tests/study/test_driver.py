@@ -8,8 +8,10 @@ from rich.console import Console
 
 from study.arguments import parse
 from study.config import StudyError
-from study.driver import open_study, run_study
+from study.driver import _keep_journal, driver_lease, open_study, run_study
 from study.inputs import Inputs
+from study.plan import Plan
+from study.sitting import Sitting
 from study.storage import Storage
 from study.trials import StudyFolder
 
@@ -53,3 +55,16 @@ def test_changed_images_are_refused_with_the_difference(ask):
     changed = dataclasses.replace(INPUTS, data={"wood@64": "other"})
     with pytest.raises(StudyError, match=r"data\.wood@64 was 'w' and is now 'other'; give another"):
         ask(inputs=changed)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_driver_that_was_succeeded_leaves_the_journal_alone(tmp_path, lost):
+    config, space, _ = parse(["--storage", str(tmp_path), "--study", "mine"])
+    folder, journal = StudyFolder(Storage(tmp_path), "mine"), tmp_path / "mine.journal"
+    journal.write_bytes(b"another's")
+    with driver_lease(folder, Console()) as lease:
+        if lost:
+            lease.lost.set()
+        _keep_journal(Sitting(config, space, INPUTS, folder, lease, Plan([], 1), journal))
+    assert (journal.read_bytes() == b"another's") == lost
+    assert (folder.storage.version(folder.journal) is None) == lost

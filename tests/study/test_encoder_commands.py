@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from study.ledger import FitRecord, Ledger
 from study.plan import make_plan
 from study.question import study_of
 from study.storage import Storage
+from study.tracking import Mirror
 from study.trials import StudyFolder, new_trial
 
 SPACE = """
@@ -159,3 +161,21 @@ def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_
     EncoderStore(folder.storage).write(new_record(need, status="finished", study="another"))
     plan = make_plan(config, space, inputs, folder, ledger)
     assert [trial.state for trial in plan.trials] == ["begun", "failed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unreadable", "removed"])
+def test_the_run_of_an_encoder_whose_card_is_no_more_keeps_its_end(made, tmp_path, how):
+    folder, need = shutil.copytree(made[0], tmp_path / "storage"), made[1]
+    config, *_ = study_of(StudyFolder(Storage(folder), "mine"))
+    Mirror(config).sync(live=False)
+    if how == "removed":
+        assert main(["encoders", "remove", need.key, "--storage", str(folder)]) == 0
+    else:
+        (folder / "encoders" / need.key / "card.json").write_text("{")
+    Mirror(config).sync(live=False)
+    mirror = Mirror(config)
+    mirror.sync(live=False)
+    run = mirror.experiment.runs["encoder", need.key]
+    assert run.status == "FINISHED"
+    assert "retired" not in run.tags

@@ -122,7 +122,8 @@ def test_a_holder_that_cannot_write_any_more_gives_up(tmp_path):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_holder_whose_successor_is_done_for_good_learns_of_it(storage, again):
-    lost = waiter(storage).attempt()
+    # At once, not when it is stale.
+    lost = Waiter(storage, "thing", {"study": "mine"}, beat=BEAT, stale=60.0).attempt()
     # Another one took it as 2 and removed that at its end; then numbers may begin anew.
     storage.delete(lost.name)
     if again:

@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import os
+import stat
 import threading
 
 import pytest
 
+from ffcad.checkpoint import save_checkpoint
 from ffcad.config import TrainConfig
 from study.inputs import Inputs
 from study.ledger import FitRecord, Ledger, LedgerError, write_document
@@ -118,22 +120,31 @@ def test_an_unreadable_record_is_named(tmp_path, text):
 
 def test_only_what_nothing_else_holds_waits_for_the_disk(tmp_path, monkeypatch):
     forced, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda f: forced.append(fsync(f)))
+
+    def noted(file):
+        fsync(file)
+        forced.append("folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", noted)
     storage = Storage(tmp_path)
     ledger, folder = Ledger(storage), StudyFolder(storage, "s")
 
-    def forces(act, *arguments) -> int:
+    def forces(act, *arguments, **options) -> list[str]:
         forced.clear()
-        act(*arguments)
-        return len(forced)
+        act(*arguments, **options)
+        return list(forced)
 
-    assert forces(ledger.write, record()) == 0
+    # The name of a file is its folder's.
+    both = ["file", "folder"]
+    assert forces(ledger.write, record()) == []
     assert ledger.read("k1") == record()
     for status in ("finished", "stopped", "failed"):
-        assert forces(ledger.write, record(status=status)) == 1
-    assert forces(folder.write_document, {}) == 1
-    assert forces(folder.write_trial, trial(0)) == 1
-    assert forces(storage.create, "lease-000001.json", b"{}") == 0
+        assert forces(ledger.write, record(status=status)) == both
+    assert forces(folder.write_document, {}) == both
+    assert forces(folder.write_trial, trial(0)) == both
+    assert forces(save_checkpoint, tmp_path / "checkpoint.pt", {"optimizer": None}) == both
+    assert forces(storage.create, "lease-000001.json", b"{}") == []
+    assert forces(storage.write, "optuna.journal", b"{}", durable=False) == []
 
 
 def trial(number, **changes):

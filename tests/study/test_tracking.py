@@ -242,6 +242,19 @@ def test_writing_twice_changes_nothing(study):
     assert everything(study) == before
 
 
+def test_a_sync_after_the_end_of_a_study_writes_nothing(study):
+    folder, _ = parts(study)
+    driver = Mirror(study)
+    driver.sync(live=True)
+    # Meanwhile trials are counted, in a document that the mirror has read.
+    folder.write_document({**folder.read_document(), "trials": 4, "lost": [2]})
+    assert driver.sync(live=False) > 0
+    assert Mirror(study).sync(live=False) == 0
+    client, found = runs(study)
+    text = client.download_artifacts(found["study", study.name].info.run_id, "study.json")
+    assert json.loads(Path(text).read_text()).keys() == {"study", "inputs"}
+
+
 def test_a_writer_that_dies_half_way_is_completed_by_the_next(study):
     Mirror(study).sync(live=False)
     complete = everything(study)
@@ -485,11 +498,23 @@ def test_a_server_that_is_away_costs_nothing_but_delay(study, tmp_path):
     away = dataclasses.replace(study, tracking_uri="http://127.0.0.1:9")
     writer = Background(away, tmp_path / "optuna.journal", seconds=0.1)
     writer.start()
-    reason = writer.finish(timeout=60)
-    assert "127.0.0.1" in reason
-    assert "\n" not in reason
+    writer.finish(timeout=60)
+    assert "127.0.0.1" in writer.unwritten
+    assert "\n" not in writer.unwritten
     # When it is back, everything is written.
     assert Mirror(study).sync(live=False) == 10
+
+
+def test_a_writer_that_is_given_up_leaves_the_rest_to_whoever_has_the_study(study, tmp_path):
+    writer = Background(study, tmp_path / "optuna.journal")
+    writer.start()
+    writer.finish(timeout=0)
+    assert writer.unwritten == "not finished within 0 s"
+    writer._thread.join(60)
+    assert not writer._thread.is_alive()
+    assert len(runs(study)[1]) < 10
+    Mirror(study).sync(live=False)
+    assert len(runs(study)[1]) == 10
 
 
 def test_four_fits_at_once_lose_no_point_and_write_none_twice(study):

@@ -179,7 +179,8 @@ def test_a_server_that_is_killed_half_way_gets_the_rest_when_it_is_back(server, 
     server.start()
     # The interrupted writer too: nothing that it remembers may be in the way.
     wait_for("success", lambda: background.error is None)
-    assert background.finish(timeout=60) is None
+    background.finish(timeout=60)
+    assert background.unwritten is None
 
     client, found = runs_of(study)
     assert len(found) == expected

@@ -1,0 +1,62 @@
+"""What a trial tells Tune, with fits that train nothing and without Ray."""
+
+import pytest
+import torch
+from ray import tune
+
+from study.ledger import FitRecord
+from study.reports import ERROR, FINAL, FRACTION, OBJECTIVE, RUNG
+from study.trainable import run_trial
+
+# Seed -> objective.
+VALUES = {0: 0.2, 1: 0.6, 2: 0.1}
+
+
+class ReadyFit:
+    """A fit that was done before; that of seed 3 failed."""
+
+    def __init__(self, context, trial, configuration, case):
+        self.context, self.configuration = context, configuration
+        failed = case.seed not in VALUES
+        self.record = FitRecord(
+            key=case.key, status="failed" if failed else "finished", study="mine", trial=trial,
+            configuration=configuration.to_dict(), digest="d", category=case.category,
+            seed=case.seed, select_on="holdout", inputs={}, error="boom" if failed else None,
+            metrics={} if failed else {"select_pixel_ap": VALUES[case.seed], "loss": 1.0},
+        )  # fmt: skip
+
+    def run(self):
+        yield from ()
+
+
+@pytest.fixture
+def reports(make_context, first_fit, tmp_path, monkeypatch):
+    """What a trial over seeds reports."""
+    threads = torch.get_num_threads()
+
+    def reported(seeds):
+        context = make_context(tmp_path, f"--seeds {seeds} --objective select_pixel_ap")
+        configuration, _ = first_fit(context)
+        cases = [{"category": "dial", "seed": int(s), "key": f"k{s}"} for s in seeds.split(",")]
+        told = []
+        monkeypatch.setattr(tune, "report", told.append)
+        config = {"configuration": configuration.to_dict(), "cases": cases, "trial_number": 0}
+        run_trial(config, context, ReadyFit)
+        return told
+
+    yield reported
+    torch.set_num_threads(threads)
+
+
+def test_a_trial_reports_the_mean_of_the_cases_finished_so_far(reports):
+    told = reports("0,1,2")
+    assert [t[OBJECTIVE] for t in told] == pytest.approx([0.2, 0.4, 0.3])
+    assert [t[RUNG] for t in told] == [1, 2, 3]
+    assert [t[FINAL] for t in told] == [False, False, True]
+    assert [t[FRACTION] for t in told] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_a_trial_ends_with_its_first_case_that_fails(reports):
+    first, last = reports("1,3,0")
+    assert (first[OBJECTIVE], first[RUNG]) == (0.6, 1)
+    assert last == {ERROR: "dial, seed 3: boom", FINAL: True}
