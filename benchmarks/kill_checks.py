@@ -50,7 +50,8 @@ class Kill:
     def lost(self) -> dict[str, int]:
         """Iterations that had to be done again, of each fit that was not finished.
 
-        A training that was done, but not its fit, yields its last iteration again; it counts.
+        A training that was done, but not its fit, yields its last iteration again; it counts. One
+        that was killed in an evaluation has computed one more than its trace tells.
         """
         return {key: self.reached[key] - after for key, after in self.resumed.items()}
 
@@ -132,8 +133,8 @@ def kill_problems(kill: Kill, traces: dict[str, list[int]]) -> list[str]:
             wrong.append(f"fit {key} stood at {reached} and was never gone on with")
             continue
         kill.resumed[key] = traces[key][kill.traced[key]] - 1
-        lost = kill.lost()[key]
-        if not 0 <= lost <= EVALUATE_EVERY:
+        # The evaluated iteration is noted last, and by then its checkpoint is there.
+        if not 0 <= kill.lost()[key] < EVALUATE_EVERY:
             wrong.append(f"fit {key} stood at {reached} and went on after {kill.resumed[key]}")
     return wrong
 

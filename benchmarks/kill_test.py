@@ -56,7 +56,7 @@ SIZES = {
     "autoencoder_iterations": 20,
     "head_iterations": 60,
     "evaluate_every": EVALUATE_EVERY,
-    "sgd_learning_rate": 0.01,  # So small a network diverges at the default, on some processors.
+    "sgd_learning_rate": 0.01,  # At the default one cell diverges with some kernels.
 }
 GRID = f'''"""Does it stand being killed?"""
 CELLS = {{

@@ -4,6 +4,8 @@ Nothing of the project reads or writes these files, so they tell independently o
 records what had been reached when a study was killed, and where the next sitting went on:
 
     $KILL_TEST_TRACE/<fit key>      '<iteration> <process>', a line each, in the order of doing
+
+An iteration with an evaluation is noted after it, so a trace may lack the last one computed.
 """
 
 import functools
