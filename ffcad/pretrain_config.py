@@ -186,19 +186,23 @@ class PretrainConfig:
         """All knobs, as JSON types."""
         return dataclasses.asdict(self)
 
-    def identity(self) -> dict[str, Any]:
-        """The knobs that can change the weights, are used, and differ from the default.
-
-        As in `TrainConfig.identity`, a new knob leaves old keys as they were; a default that
-        changes raises `PRETRAIN_VERSION`.
-        """
+    def used(self) -> dict[str, Any]:
+        """The knobs that can change the weights and are used."""
         return {
             name: getattr(self, name)
             for name, f in sorted(knobs(type(self)).items())
             if f.metadata["numerical"]
-            and getattr(self, name) != f.default
             and all(getattr(self, k) in v for k, v in f.metadata["active_if"].items())
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Those of `used` that differ from the default.
+
+        As in `TrainConfig.identity`, a new knob leaves old keys as they were; a default that
+        changes raises `PRETRAIN_VERSION`.
+        """
+        known = knobs(type(self))
+        return {name: v for name, v in self.used().items() if v != known[name].default}
 
 
 def encoder_key(

@@ -66,7 +66,7 @@ class Inputs:
     def contents(self) -> dict[str, Any]:
         """What two sittings of a study must agree on: the digests, not where the weights lie."""
         makings = {
-            method: {**making, "recipe": PretrainConfig.from_dict(making["recipe"]).identity()}
+            method: {**making, "recipe": PretrainConfig.from_dict(making["recipe"]).used()}
             for method, making in self.makings.items()
         }
         weights = sorted(set(self.weights.values()))
