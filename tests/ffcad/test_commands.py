@@ -207,6 +207,7 @@ def test_fit_leaves_everything_in_its_folder(fitted: Path):
         assert Image.open(fitted / name).width <= 1600
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning")
 def test_a_killed_fit_goes_on_to_the_same_numbers(fitted: Path, root: Path, tmp_path: Path, capsys):
     data = load_category("mvtec", root, "nut", 64)

@@ -39,6 +39,7 @@ def command(images: Path, out: Path, *more: str, teacher: Path | str | None = No
     return [*words, *(word for s in TINY.split() for word in ("--set", s)), *more]
 
 
+@pytest.mark.slow
 def test_it_writes_weights_that_a_training_takes(images, tmp_path, capsys):
     out = tmp_path / "made" / "encoder.safetensors"
     # Of a ratio that has many digits when it is rounded down to whole channels.

@@ -197,6 +197,7 @@ def test_a_recipe_that_cannot_work_fails_once_in_a_study_and_so_do_its_fits(
     assert len(made(other, need)[0].sittings) == 3
 
 
+@pytest.mark.slow
 def test_a_worker_whose_images_differ_makes_nothing(context, need, make_context, tmp_path):
     elsewhere = dataclasses.replace(need, corpus="0" * 64)
     with pytest.raises(RuntimeError, match="this worker's corpus is not the driver's"):
@@ -229,6 +230,7 @@ def test_a_fit_makes_the_encoder_that_it_needs(make_context, recipe, first_fit, 
     assert Ledger(Storage(tmp_path)).read(case.key) == fit.record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_is", ["missing", "truncated", "another"])
 def test_a_file_that_is_not_what_its_card_says_is_mended_when_it_is_needed(
     make_context, recipe, first_fit, need, finished, tmp_path, file_is

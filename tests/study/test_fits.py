@@ -161,6 +161,7 @@ def test_a_broken_checkpoint_is_replaced_by_the_one_before_it_or_by_beginning_an
     assert same_numbers(resumed, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", '{"key": "k", "sta', "[]"])
 def test_a_broken_record_is_written_anew_from_the_checkpoint(
     finished, first_fit, make_context, tmp_path, text
@@ -199,6 +200,7 @@ def test_two_workers_that_need_one_fit_do_it_once(finished, first_fit, make_cont
     assert same_numbers(record, whole)
 
 
+@pytest.mark.slow
 def fit_waiting(context, configuration, case):
     one = Fit(context, 0, configuration, case)
     seen = list(one.run())
@@ -292,6 +294,7 @@ def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_configuration_that_needs_more_memory_than_there_is_fails_once(context, first_fit):
     # Not even the first layer's weights have a place.
     configuration, case = first_fit(context, autoencoder_channels=10**12)
