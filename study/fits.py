@@ -8,7 +8,6 @@ Checkpoint and record are on the storage before anything of them is told, so a k
 loses at most one evaluation interval.
 """
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -28,25 +27,20 @@ from study.context import StudyContext
 from study.data import load_data
 from study.encoder_making import encoder_file
 from study.encoders import EncoderError
-from study.failures import in_one_line, lacks_memory, raise_if_disk
-from study.leases import Lease, LeaseLost, Waiter, describe
+from study.leased_work import LeasedWork
+from study.leases import Lease
 from study.ledger import (
     BEGUN,
     CHECKPOINT,
-    FAILED,
     FINISHED,
     PICTURES,
     FitRecord,
     Ledger,
-    LedgerError,
 )
 from study.machine import SystemSampler, peak_memory_mb, reset_peak_memory, worker_environment
-from study.resuming import resumed
-from study.storage import Storage, StorageError
+from study.storage import Storage
 from study.trials import Case
 
-# Seconds between two tries to get a fit that another worker is at.
-WAIT_SECONDS = 1.0
 PICTURE_ROWS = 2
 # What a configuration does on every machine: not tried again. Images and weights are not among
 # it, because the driver has read them: it is this machine that cannot.
@@ -69,154 +63,63 @@ KEPT = (
 logger = logging.getLogger(__name__)
 
 
-class Fit:
+class Fit(LeasedWork[Progress]):
     """A configuration on a case, as a worker does it.
+
+    Its iterator also yields None while the encoder is made that it needs.
 
     Args:
         context: the study's.
         trial: the number of the fit's trial.
         configuration: what is trained.
         case: on what.
-
-    Attributes:
-        record: as it stands; what it says is on the storage.
     """
+
+    noun, kept, hopeless = "fit", KEPT, HOPELESS
 
     def __init__(
         self, context: StudyContext, trial: int, configuration: TrainConfig, case: Case
     ) -> None:
-        self.context, self.trial, self.configuration, self.case = (
-            context,
-            trial,
-            configuration,
-            case,
-        )
+        self.trial, self.configuration, self.case = trial, configuration, case
         self.ledger = Ledger(Storage(context.study.storage))
-        self.record = self._fresh()
-
-    def run(self) -> Iterator[Progress | None]:
-        """Takes the fit from the ledger if it is finished, else goes on with it or does it anew.
-
-        While another worker is at it, this one waits for the outcome; one that is gone is
-        succeeded. Closing the iterator leaves the fit off: its state is written, to go on from.
-
-        Yields:
-            The training's progress; None while it waits for another worker, and while the encoder
-            is made that it needs. At the end the record is finished or failed.
-
-        Raises:
-            StorageError: if the storage fails.
-            LeaseLost: if another worker took the fit over, thinking this one dead.
-        """
-        who = {"study": self.context.study.name, "trial": self.trial}
-        waiter = Waiter(self.ledger.storage, self.ledger.folder(self.case.key), who)
-        lease = None
-        while not self._is_finished():
-            lease = waiter.attempt()
-            if lease is not None:
-                break
-            logger.info("fit %s: waiting for %s", self.case.key, describe(waiter.holder))
-            yield None
-            time.sleep(WAIT_SECONDS)
-        if lease is None:
-            return
-        try:
-            # It may have been finished between our look and the lease.
-            if not self._is_finished():
-                self._take_up()
-                yield from self._worked(lease)
-        finally:
-            if self.record.status == FINISHED:
-                lease.forget()
-            else:
-                lease.release()
-
-    def _is_finished(self) -> bool:
-        """Reads the record; one that is not finished is gone on with."""
-        notes: list[str] = []
-        try:
-            known = self.ledger.read(self.case.key)
-        except LedgerError as e:
-            known = None
-            notes = [f"{e}; it was written anew, from the fit's checkpoint if there is one"]
-        if known is not None and known.status == FINISHED:
-            self.record = known
-            return True
-        fresh = self._fresh()
-        kept = {name: getattr(known or fresh, name) for name in KEPT}
-        kept["notes"] = list(dict.fromkeys([*kept["notes"], *self.record.notes, *notes]))
-        self.record = dataclasses.replace(fresh, **kept)
-        return False
+        super().__init__(context, self.ledger, case.key, {"trial": trial})
 
     def _take_up(self) -> None:
-        sitting = {
-            "began": time.time(),
-            "iteration": self.record.iteration,
-            "host": self.record.environment["host"],
-            "study": self.context.study.name,
-            "trial": self.trial,
-        }
-        self.record = dataclasses.replace(self.record, sittings=[*self.record.sittings, sitting])
-        self.ledger.write(self.record)
+        super()._take_up(trial=self.trial)
 
-    def _worked(self, lease: Lease) -> Iterator[Progress]:
-        """The fit itself, by the holder of its lease."""
-        sampler = SystemSampler(self.record.system)
+    def _worked(self, lease: Lease) -> Iterator[Progress | None]:
+        """Samples the machine's load meanwhile."""
+        self._sampler = SystemSampler(self.record.system)
         try:
-            with self.ledger.working_folder(self.case.key) as folder:
-                yield from self._trained(lease, sampler, folder)
-        except (StorageError, LeaseLost):
-            raise
-        except Exception as e:
-            raise_if_disk(e, self.ledger.storage.where)
-            lease.check()
-            self._write(error=in_one_line(e), system=sampler.samples())
-            if not isinstance(e, HOPELESS) and not lacks_memory(e):
-                # A machine's trouble: Tune tries again; the record tells why if that fails too.
-                raise
-            self._write(status=FAILED, ended=time.time())
+            yield from super()._worked(lease)
         finally:
-            sampler.stop()
+            self._sampler.stop()
 
-    def _trained(self, lease: Lease, sampler: SystemSampler, folder: Path) -> Iterator[Progress]:
-        """The training in a working folder."""
-        data, checkpoint = self._data(), folder / CHECKPOINT
+    def _sampled(self) -> dict[str, Any]:
+        return {"system": self._sampler.samples()}
+
+    def _done_in(self, folder: Path, lease: Lease) -> Iterator[Progress | None]:
+        self._category = self._data()
         configuration = self.configuration
         if need := self.context.inputs.encoder_need(configuration):
             # The record keeps the word for it: where the weights lie is this machine's affair.
             weights = yield from encoder_file(self.context, need, folder)
             configuration = dataclasses.replace(configuration, encoder_weights=str(weights))
         reset_peak_memory()
-        training = self._training(configuration, data, checkpoint)
-        progress = None
-        try:
-            for progress in training:
-                lease.check()
-                if progress.metrics is not None:
-                    self._keep_progress(progress, sampler, checkpoint)
-                    if progress.final:
-                        self._draw(data, progress, folder)
-                        for name in PICTURES:
-                            if (folder / name).is_file():
-                                self.ledger.keep(self.case.key, folder / name)
-                        self._write(status=FINISHED, ended=time.time(), error=None)
-                yield progress
-        except LeaseLost as e:
-            # To close it would write a checkpoint beside the new holder's.
-            with contextlib.suppress(LeaseLost):
-                training.throw(e)
-            raise
-        except GeneratorExit:
-            training.close()  # Writes a checkpoint.
-            if progress is not None and progress.iteration > self.record.iteration:
-                lease.check()
-                self.ledger.keep(self.case.key, checkpoint)
-                self._write(
-                    iteration=progress.iteration,
-                    seconds=progress.seconds,
-                    system=sampler.samples(),
-                )
-            raise
+        training = self._training(configuration, self._category, folder / CHECKPOINT)
+        yield from self._followed(training, folder, lease)
+
+    def _keep(self, progress: Progress, folder: Path) -> None:
+        """What an evaluation leaves; at the end pictures too, and that it is finished."""
+        if progress.metrics is None:
+            return
+        self._keep_progress(progress, folder / CHECKPOINT)
+        if progress.final:
+            self._draw(self._category, progress, folder)
+            for name in PICTURES:
+                if (folder / name).is_file():
+                    self.ledger.keep(self.key, folder / name)
+            self._write(status=FINISHED, ended=time.time(), error=None)
 
     def _training(
         self, configuration: TrainConfig, data: CategoryData, checkpoint: Path
@@ -224,7 +127,7 @@ class Fit:
         """The training from its last good checkpoint, or from the beginning."""
         textures = _textures(self.context, configuration)
         made = self.context.inputs.encoder_need(self.configuration) is not None
-        first, training, broken = resumed(
+        first, training, changes = self._resumed(
             lambda: train(
                 configuration, data, self.case.seed, textures=textures, checkpoint=checkpoint
             ),
@@ -232,42 +135,26 @@ class Fit:
             # An encoder that was removed and made again may differ in the last bits.
             (UnreadableCheckpoint, OtherEncoder) if made else (UnreadableCheckpoint,),
         )
-        if broken:
-            self._note(f"{broken}; the fit was begun anew")
-        if first.note:
-            self._note(first.note)
-            self.ledger.restore_previous(self.case.key)
-        sittings = [*self.record.sittings]
-        sittings[-1] = {**sittings[-1], "iteration": first.resumed_at}
-        self._write(
-            sittings=sittings,
-            iteration=first.resumed_at,
-            inputs={
-                **self.record.inputs,
-                "images": _counts(data),
-                "encoder": first.encoder_digest,
-            },
-        )
+        found = {"images": _counts(data), "encoder": first.encoder_digest}
+        self._write(**changes, inputs={**self.record.inputs, **found})
         return training
 
-    def _keep_progress(self, progress: Progress, sampler: SystemSampler, checkpoint: Path) -> None:
+    def _keep_progress(self, progress: Progress, checkpoint: Path) -> None:
         """Checkpoint and record of an evaluation onto the storage, in this order."""
-        # Evaluations keep the time that they were first seen at.
-        times = {entry["iteration"]: entry["time"] for entry in self.record.history}
-        now, started = time.time(), time.perf_counter()
+        started = time.perf_counter()
         self.ledger.keep(self.case.key, checkpoint)
         best = self._keep_best(progress)
         writing = self.record.writing_seconds + time.perf_counter() - started
         started = time.perf_counter()
         self._write(
             metrics=progress.metrics,
-            history=[{**e, "time": times.get(e["iteration"], now)} for e in progress.history],
+            history=self._timed(progress.history),
             iteration=progress.iteration,
             best_iteration=best,
             seconds=progress.seconds,
             writing_seconds=writing,
             peak_memory_mb=max(self.record.peak_memory_mb, peak_memory_mb()),
-            system=sampler.samples(),
+            **self._sampled(),
         )
         # Shows in the next record.
         self.record = dataclasses.replace(
@@ -308,14 +195,6 @@ class Fit:
             curves_table(curves, folder / "curves.csv")
         except Exception:
             logger.exception("no pictures of fit %s", record.key)
-
-    def _write(self, **changes: Any) -> None:
-        self.record = dataclasses.replace(self.record, **changes)
-        self.ledger.write(self.record)
-
-    def _note(self, line: str) -> None:
-        if line not in self.record.notes:
-            self.record = dataclasses.replace(self.record, notes=[*self.record.notes, line])
 
     def _data(self) -> CategoryData:
         """The case's images, which must be the driver's."""

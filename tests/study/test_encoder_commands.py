@@ -147,8 +147,11 @@ def test_make_takes_its_words_in_any_order(made, capsys, arguments, message):
     assert said.count("\n") == 1
 
 
-def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_there(made):
-    folder = StudyFolder(Storage(made[0]), "mine")
+def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_there(
+    made, tmp_path
+):
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    folder = StudyFolder(Storage(tmp_path), "mine")
     config, space, inputs = study_of(folder)
     ledger = Ledger(folder.storage)
     for number, ratio in ((0, 0.5), (1, 0.25)):
@@ -156,7 +159,7 @@ def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_
         cases = cases_of(config, inputs, configuration)
         trial = new_trial(number, {"global_ratio": ratio}, configuration, cases)
         error = f"dial, seed 0: EncoderError: {NOT_MADE}: PretrainError: the loss became nan"
-        folder.write_trial(dataclasses.replace(trial, state="failed", error=error))
+        folder.write_trial(dataclasses.replace(trial, state="failed", error=error, ended=1.0))
     need = made[1]  # of ratio 0.5
     EncoderStore(folder.storage).write(new_record(need, status="finished", study="another"))
     plan = make_plan(config, space, inputs, folder, ledger)
