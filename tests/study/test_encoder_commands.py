@@ -49,19 +49,25 @@ def made(recipe, tmp_path_factory):
         FitRecord(
             key=case.key, status="finished", study="mine", trial=0, category="dial", seed=0,
             configuration=configuration.to_dict(), digest=configuration.digest(),
-            select_on="holdout", inputs={"weights": need.key},
+            select_on="holdout", inputs={"weights": need.key}, began=1.0, ended=2.0,
         )
     )  # fmt: skip
     return folder, need
 
 
 @pytest.fixture
+def mine(made, tmp_path):
+    """The same as `made`, for a test that changes it."""
+    return shutil.copytree(made[0], tmp_path / "storage"), made[1]
+
+
+@pytest.fixture
 def command(made, capsys, monkeypatch):
     """Runs it; its exit code and output."""
 
-    def call(*flags):
+    def call(*flags, storage=made[0]):
         monkeypatch.setenv("COLUMNS", "80")
-        code = main(["encoders", *flags, "--storage", str(made[0])])
+        code = main(["encoders", *flags, "--storage", str(storage)])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
@@ -109,26 +115,26 @@ def test_a_check_finds_a_file_that_is_not_what_its_card_says(made, command):
         path.write_bytes(whole)
 
 
-def test_an_encoder_is_removed_unless_somebody_makes_it(made, command):
-    folder, need = made
+def test_an_encoder_is_removed_unless_somebody_makes_it(mine, command):
+    folder, need = mine
     storage = Storage(folder)
     store = EncoderStore(storage)
     lease = Waiter(storage, store.folder(need.key), {"study": "yours"}).attempt()
-    code, output = command("remove", need.key)
+    code, output = command("remove", need.key, storage=folder)
     assert (code, output.count("\n")) == (2, 1)
     assert "is being made by process" in output
     assert "for study yours" in output
     lease.forget()
     assert store.read(need.key) is not None
-    code, output = command("remove", need.key)
+    code, output = command("remove", need.key, storage=folder)
     assert code == 0
     assert "1 fit of study mine used it and keep" in output
     assert not (folder / store.folder(need.key)).exists()
     assert store.keys() == []
-    code, output = command("remove", need.key)
+    code, output = command("remove", need.key, storage=folder)
     assert code == 2
     assert "there are none" in output
-    assert "no encoder in" in command()[1]
+    assert "no encoder in" in command(storage=folder)[1]
 
 
 @pytest.mark.parametrize(
@@ -147,11 +153,8 @@ def test_make_takes_its_words_in_any_order(made, capsys, arguments, message):
     assert said.count("\n") == 1
 
 
-def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_there(
-    made, tmp_path
-):
-    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
-    folder = StudyFolder(Storage(tmp_path), "mine")
+def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_there(mine):
+    folder = StudyFolder(Storage(mine[0]), "mine")
     config, space, inputs = study_of(folder)
     ledger = Ledger(folder.storage)
     for number, ratio in ((0, 0.5), (1, 0.25)):
@@ -160,7 +163,7 @@ def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_
         trial = new_trial(number, {"global_ratio": ratio}, configuration, cases)
         error = f"dial, seed 0: EncoderError: {NOT_MADE}: PretrainError: the loss became nan"
         folder.write_trial(dataclasses.replace(trial, state="failed", error=error, ended=1.0))
-    need = made[1]  # of ratio 0.5
+    need = mine[1]  # of ratio 0.5
     EncoderStore(folder.storage).write(new_record(need, status="finished", study="another"))
     plan = make_plan(config, space, inputs, folder, ledger)
     assert [trial.state for trial in plan.trials] == ["begun", "failed"]
@@ -168,8 +171,8 @@ def test_a_trial_that_failed_for_its_encoder_is_gone_through_again_when_that_is_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["unreadable", "removed"])
-def test_the_run_of_an_encoder_whose_card_is_no_more_keeps_its_end(made, tmp_path, how):
-    folder, need = shutil.copytree(made[0], tmp_path / "storage"), made[1]
+def test_the_run_of_an_encoder_whose_card_is_no_more_keeps_its_end(mine, how):
+    folder, need = mine
     config, *_ = study_of(StudyFolder(Storage(folder), "mine"))
     Mirror(config).sync(live=False)
     if how == "removed":
