@@ -1,13 +1,16 @@
 """What a record says of the machine and of the code."""
 
+import platform
 import subprocess
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 
-from study.machine import SystemSampler, code_environment
+from study.machine import SystemSampler, code_environment, peak_memory_mb, reset_peak_memory
 
 
 def git(*arguments):
@@ -55,3 +58,24 @@ def test_samples_of_a_long_fit_are_thinned_out(monkeypatch):
         time.sleep(0.01)
     sampler.stop()
     assert len(sampler.samples()) <= 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back")
+def test_a_fit_does_not_begin_with_the_memory_that_another_has_freed():
+    kept = []
+
+    def work():
+        # What stays lies on top of all that is freed, as a library's caches do.
+        freed = [bytearray(20_000) for _ in range(10_000)]
+        kept.append(bytearray(20_000))
+        del freed
+
+    process = psutil.Process()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    before = process.memory_info().rss / 1e6
+    reset_peak_memory()
+    after = process.memory_info().rss / 1e6
+    assert before - after > 150
+    assert peak_memory_mb() == pytest.approx(after, abs=20)
