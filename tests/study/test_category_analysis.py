@@ -7,7 +7,7 @@ from scipy import stats
 from study.analysis import BETTER, NO_DIFFERENCE, TOO_FEW, AnalysisError
 from study.category_analysis import category_interval, compare_over_categories, signed_rank_p
 
-# Heights of maize, cross-fertilised minus self-fertilised (Fisher, The Design of Experiments, 1935).
+# Maize, cross-fertilised minus self-fertilised (Fisher, The Design of Experiments, 1935).
 DARWIN = (49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48)
 
 

@@ -104,7 +104,7 @@ def test_two_of_four_values_at_an_end_may_be_chance():
 
 
 def test_kendalls_tau_by_hand():
-    # Of ten pairs, (3, 4) and (4, 5) against each other are turned: (9 - 1) / 10 with one inversion.
+    # One of ten pairs is turned: (9 - 1) / 10.
     select = dict(zip("abcde", (1, 2, 3, 4, 5), strict=True))
     report = dict(zip("abcde", (10, 20, 40, 30, 50), strict=True))
     found = rank_agreement({**select, "only here": 9}, report)
