@@ -18,6 +18,7 @@ from scipy import stats
 
 from ffcad.commands.arguments import positive_number
 from study.analysis import BETTER, compare_cells
+from study.category_analysis import RESAMPLES as CATEGORY_RESAMPLES
 from study.category_analysis import category_interval
 from study.paired_statistics import seed_interval
 
@@ -102,6 +103,17 @@ def student_of_categories(values: Array, rng: np.random.Generator) -> bool:
     return holds(values.mean() - half, values.mean() + half)
 
 
+def bootstrap_t_of_categories(values: Array, rng: np.random.Generator) -> bool:
+    """Means whose categories are resampled, in units of each one's own standard error."""
+    means, root = values[:, 0], np.sqrt(len(values))
+    again = np.random.default_rng(int(rng.integers(2**31)))
+    drawn = means[again.integers(len(means), size=(CATEGORY_RESAMPLES, len(means)))]
+    drawn = drawn[np.ptp(drawn, axis=1) > 0]
+    t = (drawn.mean(axis=1) - means.mean()) / (drawn.std(axis=1, ddof=1) / root)
+    low, high = means.mean() - means.std(ddof=1) / root * np.quantile(t, (0.975, 0.025))
+    return holds(low, high)
+
+
 def coverage(method: Callable, draw: Draw, categories: int, seeds: int, draws: int) -> float:
     """Share of the intervals that hold the truth."""
     rng = np.random.default_rng(0)
@@ -150,7 +162,8 @@ def main() -> None:
         "On categories like these: coverage, %",
         CATEGORY_EFFECTS,
         {
-            "bootstrap-t (used)": used_on_categories,
+            "hull (used)": used_on_categories,
+            "bootstrap-t": bootstrap_t_of_categories,
             "Student's t": student_of_categories,
             "percentiles": percentiles_of_categories,
             "BCa": bca_of_categories,

@@ -79,10 +79,18 @@ def test_the_interval_is_students_for_many_normal_categories_and_follows_sign_an
     assert category_interval(-4 * means)[:2] == pytest.approx((-4 * high, -4 * low))
 
 
-def test_ties_of_most_categories_leave_the_interval_finite():
-    low, high, probability = category_interval(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.4]))
-    assert np.isfinite([low, high, probability]).all()
-    assert low < 0.4 / 6 < high
+def test_one_category_that_differs_has_no_shorter_interval_than_students():
+    means = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.4])
+    low, high, _ = category_interval(means)
+    student = stats.t.interval(0.95, 5, means.mean(), means.std(ddof=1) / np.sqrt(6))
+    assert low <= student[0]
+    assert high >= student[1]
+
+
+def test_the_interval_reaches_farther_where_the_differences_have_their_tail():
+    low, high, _ = category_interval(np.array([0.0, 0.01, 0.02, 0.02, 0.03, 0.05, 0.1, 0.4]))
+    mean = 0.63 / 8
+    assert high - mean > 2 * (mean - low)
 
 
 @pytest.mark.slow
