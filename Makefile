@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 fast: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: setup
 	$(BIN)/python -m pytest -m 'slow and not proof and not gpu'
