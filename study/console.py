@@ -135,15 +135,15 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
         config: the study.
         done: how many configurations it has, if nothing of what was asked for is left; else None.
     """
-    python = _short(Path(sys.executable), resolve=False)
+    python = short_path(Path(sys.executable), resolve=False)
     if urlsplit(config.mlflow_uri).scheme in ("http", "https"):
         look = f"open {config.mlflow_uri}"
     else:
-        uri = config.tracking_uri or f"sqlite:///{_short(config.local_folder / 'mlflow.db')}"
+        uri = config.tracking_uri or f"sqlite:///{short_path(config.local_folder / 'mlflow.db')}"
         look = f"{python} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
     run = f"{python} {run_command()}"
     local = Storage(config.storage).local
-    storage = _short(local) if local else config.storage
+    storage = short_path(local) if local else config.storage
     again = f"{run} --resume {config.name}{'' if storage == 'runs' else f' --storage {storage}'}"
     commands = {"Look at the runs": look}
     if done is None:
@@ -159,7 +159,7 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
 def run_command() -> str:
     """How this program was started, for the commands that it prints."""
     script = Path(sys.argv[0])
-    return _short(script) if script.name == "run.py" else "-m study run"
+    return short_path(script) if script.name == "run.py" else "-m study run"
 
 
 def _folded(parts: list[str], width: int) -> str:
@@ -188,7 +188,7 @@ def _title(metric: str) -> str:
     return "\n".join(w.upper() if w.startswith("au") or w == "ap" else w for w in metric.split("_"))
 
 
-def _short(path: Path, resolve: bool = True) -> str:
+def short_path(path: Path, resolve: bool = True) -> str:
     """A path as one types it here: relative to the current folder if it is below it.
 
     A virtual environment's python is a link: resolving it would lead out of the environment.

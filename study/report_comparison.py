@@ -11,8 +11,8 @@ from study.analysis import (
     Comparison,
     compare_cells,
     correct_together,
-    spread,
 )
+from study.paired_statistics import by_category, spread
 from study.paper_numbers import SOURCE, ablation_row
 from study.report_tables import (
     BAD,
@@ -30,8 +30,9 @@ from study.report_tables import (
     p_value,
     percent,
     points,
+    quoted,
 )
-from study.results import DETECTION, LOCALISATION, CellResult, StudyResults, by_category
+from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
 
 SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
 MEANING = {DETECTION: "image AUROC", LOCALISATION: "pixel AP"}
@@ -61,7 +62,7 @@ def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
         own = [c for c in comparisons.values() if c.metric == metric]
         decided = [c for c in own if c.verdict in (BETTER, WORSE)]
         said = [
-            f"{c.cell} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
+            f"{quoted(c.cell)} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
             f"(95 % interval {interval(c.low, c.high)})"
             for c in decided
         ]
@@ -77,7 +78,7 @@ def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
                 "more are needed"
             )
         text = "; ".join(said)
-        lines.append(Text(f"{HEADING[metric]}, compared with {results.reference}: {text}."))
+        lines.append(Text(f"{HEADING[metric]}, compared with {quoted(results.reference)}: {text}."))
     return lines
 
 
@@ -97,7 +98,7 @@ def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
         columns += [Column(f"{SHORT[metric]} sign agrees", numeric=False) for metric in metrics]
     rows = [_result_row(results, cell, comparisons, with_paper) for cell in results.cells]
     return Table(
-        title="Results",
+        title="Cells beside the reference",
         columns=tuple(columns),
         rows=tuple(rows),
         notes=tuple(_result_notes(results, with_paper)),
@@ -167,8 +168,8 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
         "the categories of the mean over their seeds.",
         "The spread is the standard deviation over the seeds within a category, pooled over the "
         "categories; a category with one seed says nothing of it.",
-        f"Differences are to {results.reference}, over the cases that both have. The interval is "
-        "about these categories and other seeds; p-values behind a verdict are corrected over "
+        f"Differences are to {quoted(results.reference)}, over the cases that both have. The "
+        "interval is about these categories and other seeds; p-values behind a verdict are corrected over "
         "all differences of this table (Holm).",
     ]
     done = {len(cell.chosen.finished) for cell in results.cells}
@@ -252,7 +253,7 @@ def category_table(results: StudyResults, metric: str) -> Table:
     rows = []
     for category in results.config.categories:
         values = {name: by_category(s).get(category) for name, s in scores.items()}
-        means = {name: fmean(v) for name, v in values.items() if v}
+        means = {name: float(v.mean()) for name, v in values.items() if v is not None}
         best = max(means.values(), default=None)
         rows.append(
             (
@@ -333,7 +334,7 @@ def _bare(metric: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names)
+    return ", ".join(map(quoted, names))
 
 
 def _range(values: list[int]) -> str:

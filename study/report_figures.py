@@ -52,6 +52,7 @@ class Line:
 def canvas(height: float, width: float = WIDTH) -> Canvas:
     """An empty figure, sizes in inches."""
     figure = Canvas(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)
     FigureCanvasAgg(figure)
     return figure
 

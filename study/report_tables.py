@@ -202,3 +202,14 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def quoted(name: str) -> str:
+    """A user's name within a sentence."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def said_metric(name: str) -> str:
+    """pixel_ap as 'pixel AP'."""
+    words = name.split("_")
+    return " ".join(w.upper() if w.startswith("au") or w in ("ap", "f1") else w for w in words)

@@ -3,10 +3,7 @@
 So it can look at a study that is half done, or that a driver is running right now.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean, variance
 from typing import Any
 
 from ffcad.config import TrainConfig
@@ -248,26 +245,3 @@ def best_draw(draws: list[ConfigurationResult], objective: str) -> Configuration
     if complete:
         return max(complete, key=lambda d: d.value)
     return max(draws, key=lambda d: len(d.scores(objective)))
-
-
-def mean_over_categories(scores: Mapping[tuple[str, int], float]) -> float:
-    """Mean over the categories of the mean over their seeds, as the paper's averages are."""
-    return fmean(fmean(values) for values in by_category(scores).values())
-
-
-def seed_spread(scores: Mapping[tuple[str, int], float]) -> float | None:
-    """Standard deviation over seeds within a category, pooled over the categories; None where no
-    category has two seeds."""
-    groups = [values for values in by_category(scores).values() if len(values) > 1]
-    if not groups:
-        return None
-    squares = sum(variance(values) * (len(values) - 1) for values in groups)
-    return math.sqrt(squares / sum(len(values) - 1 for values in groups))
-
-
-def by_category(scores: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
-    """Category -> its values."""
-    groups: dict[str, list[float]] = {}
-    for (category, _), value in scores.items():
-        groups.setdefault(category, []).append(value)
-    return groups

@@ -6,6 +6,7 @@ from study.config import StudyConfig
 from study.trials import TrialRecord
 
 RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
+SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
 
 
 def cell_names(config: StudyConfig) -> dict[str, str]:
@@ -32,10 +33,15 @@ def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
     cases = f"{n} case{'s' * (n > 1)}"
     lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
     if config.select_on == "paper":
-        lines.append("Protocol 'paper': chosen and reported on the same images.")
+        lines.append(SAME_IMAGES)
     if any(t.configuration["encoder_weights"] == "random" for t in trials):
         lines.append(RANDOM_ENCODER)
     return lines
+
+
+def is_warning(line: str) -> bool:
+    """Whether a caveat is one that nobody must miss."""
+    return line in (RANDOM_ENCODER, SAME_IMAGES)
 
 
 def _value(value: Any) -> str:

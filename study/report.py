@@ -1,0 +1,117 @@
+"""The report of a study: which sections it has, where it is written, and its copy in MLflow.
+
+    python -m study report NAME
+
+It is made from the ledger and the study's documents alone.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from study.report_comparison import (
+    answers,
+    category_table,
+    compared,
+    differences_table,
+    results_table,
+    type_table,
+)
+from study.report_context import cost_blocks, ended_early, made_at, repeat_blocks
+from study.report_curves import curve_blocks
+from study.report_grid_figures import difference_blocks
+from study.report_rendering import PICTURES, html, latex, markdown
+from study.report_tables import Block, Report, Section, Text
+from study.results import StudyResults
+from study.storage import Storage
+from study.wording import caveats, is_warning
+
+# Format -> its file and what makes it.
+FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "html": ("report.html", html),
+    "markdown": ("report.md", markdown),
+    "latex": ("report.tex", latex),
+}
+
+
+def make_report(results: StudyResults, storage: Storage) -> Report:
+    """Puts a report together.
+
+    Args:
+        results: of the study.
+        storage: where the curves of its fits are.
+    """
+    sections = [Section("Answer", tuple(_answer(results)))]
+    comparisons = compared(results) if results.cells else {}
+    if results.cells:
+        sections.append(
+            Section(
+                "Results",
+                (
+                    results_table(results, comparisons),
+                    *difference_blocks(results, comparisons),
+                    *(
+                        differences_table(results, metric, comparisons)
+                        for metric in results.metrics
+                        if any(c.metric == metric for c in comparisons.values())
+                    ),
+                ),
+            )
+        )
+        by_category = [category_table(results, metric) for metric in results.metrics]
+        by_type = [type_table(results, metric) for metric in results.metrics]
+        tables = [table for table in (*by_category, *by_type) if table is not None]
+        sections.append(Section("Categories and types of defect", tuple(tables)))
+    sections.append(Section("Curves", tuple(curve_blocks(results, storage))))
+    sections.append(Section("Stopped, failed, noted", tuple(ended_early(results))))
+    sections.append(Section("Cost", tuple(cost_blocks(results))))
+    sections.append(Section("To repeat it", tuple(repeat_blocks(results))))
+    return Report(
+        study=results.config.name,
+        question=results.config.question,
+        state=_state(results),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _answer(results: StudyResults) -> list[Block]:
+    blocks: list[Block] = [
+        Text(line, warning=is_warning(line)) for line in caveats(results.config, results.current)
+    ]
+    if results.cells:
+        blocks = [*answers(results, compared(results)), *blocks]
+    return blocks
+
+
+def _state(results: StudyResults) -> str:
+    cases = results.cases.values()
+    done = sum(case.state == "finished" for case in cases)
+    parts = [f"{done} of {len(cases)} fits finished"]
+    if results.holder:
+        parts.append("a driver holds the study")
+    return f"{', '.join(parts)}; report of {made_at()}"
+
+
+def write_report(report: Report, folder: Path, formats: list[str]) -> list[Path]:
+    """Writes a report's files; those of an earlier report in the folder are replaced.
+
+    Args:
+        report: what they show.
+        folder: where they go; made if it is not there.
+        formats: keys of `FORMATS`.
+
+    Returns:
+        The files, those of the formats first; all but HTML have their pictures in a folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in formats:
+        file, render = FORMATS[name]
+        written.append(folder / file)
+        written[-1].write_text(render(report), encoding="utf-8")
+    if set(formats) - {"html"}:
+        pictures = folder / PICTURES
+        pictures.mkdir(exist_ok=True)
+        for figure in report.figures:
+            written.append(pictures / figure.file)
+            written[-1].write_bytes(figure.png)
+    return written
