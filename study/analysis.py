@@ -45,8 +45,8 @@ class Contrast:
         difference: mean over the categories of the mean over their seeds.
         low, high: 95 % interval of the difference; None where no category has two seeds.
         p_value: of the sign-flip test.
-        probability_better: that the difference would be above 0 with any number of seeds; None
-            where there is no interval.
+        probability_better: that the difference is above 0 once the luck of the seeds is averaged
+            out; None where there is no interval.
         worst_category, worst_difference: where the mean over the seeds is least.
         seed_spread, category_spread: of the differences; see `Spread`.
         adjusted_p: after Holm's correction over the table, as the next three.
@@ -182,6 +182,11 @@ def check_scores(cells: Mapping[str, Scores], reference: str, metric: str) -> No
                 )
 
 
+def paired_differences(cell: Scores, reference: Scores) -> dict[tuple[str, int], float]:
+    """The cell's score minus the reference's, of each case that both have."""
+    return {case: cell[case] - reference[case] for case in sorted(set(cell) & set(reference))}
+
+
 def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
     """The contrast that has these values, by itself: nothing is corrected or decided.
 
@@ -213,9 +218,8 @@ def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
 
 
 def _compare(name: str, metric: str, cell: Scores, reference: Scores, seed: int) -> Comparison:
-    paired = sorted(set(cell) & set(reference))
-    differences = {case: cell[case] - reference[case] for case in paired}
-    measured = measure(metric, differences, len(set(cell) ^ set(reference)), seed)
+    paired = paired_differences(cell, reference)
+    measured = measure(metric, paired, len(set(cell) ^ set(reference)), seed)
     return Comparison(
         cell=name,
         mean=spread({case: cell[case] for case in paired}).mean,
