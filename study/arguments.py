@@ -1,6 +1,7 @@
 """The command line of a study: flags into a StudyConfig, everything wrong with them in one line."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +18,12 @@ from study.config import (
 from study.space_files import available_spaces, load_space
 from study.spaces import Space
 from study.storage import Storage
-from study.trials import existing_study
+from study.trials import StudyFolder, existing_study
 
 TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 DEFAULT_SPACE, DEFAULT_STORAGE = "smoke", "runs"
+# Of a cell with nuisance knobs; as many as configurations of a search.
+DEFAULT_DRAWS = 6
 # The one whose defects are largest, so that the smallest study sees them.
 SYNTHETIC_CATEGORY = "wood"
 # Where neither flag nor space says it: made from ImageNet's ResNet-18, or, for the synthetic
@@ -70,7 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(available_spaces())}, or a .py file (default: {DEFAULT_SPACE})",
     )
     add("--set", metavar="KNOB=VALUE", action="append", help="pins a knob; may be repeated")
-    add("--num-trials", type=int, metavar="N", help="of a search: configurations (default: 6)")
+    add(
+        "--num-trials",
+        type=int,
+        metavar="N",
+        help="configurations of a search, or of each cell that is tuned (default: 6)",
+    )
     add("--seeds", metavar="0,1", help="each category is fitted once with each (default: 0)")
     add("--select-on", choices=PROTOCOLS, help="what configurations are chosen on")
     add("--holdout", choices=HOLDOUTS, help="what the holdout protocol halves")
@@ -119,18 +127,44 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
     given.pop("space", None)
     space = _pinned(space, given)
     _check_makes(space, given)
-    if space.is_grid and "num_trials" in given:
-        raise StudyError(
-            f"--num-trials is for a search, but {space.name!r} is a grid of "
-            f"{len(space.distinct_cells())} cells, which are all done"
-        )
+    space = _tuned(space, given, "draws" in fields)
     fields |= space_fields(space)
     fields |= _fields(given)
     fields["categories"] = _categories(fields)
     if uri := fields.get("tracking_uri"):
         _check_tracking(uri)
     storage.check()
-    return StudyConfig(**fields), space, extend
+    config = StudyConfig(**fields)
+    if space.nuisance:
+        config, space = _with_all_draws(config, space, StudyFolder(storage, config.name))
+    return config, space, extend
+
+
+def _tuned(space: Space, given: dict[str, Any], resumed: bool) -> Space:
+    """A grid with the draws of `--num-trials`, which is taken out, if it has nuisance knobs."""
+    if not space.is_grid:
+        return space
+    if space.nuisance:
+        draws = space.draws if resumed else DEFAULT_DRAWS
+        draws = given.pop("num_trials", draws)
+        if draws < 1:
+            raise StudyError(f"--num-trials must be 1 or more but got {draws}")
+        return dataclasses.replace(space, draws=draws)
+    if "num_trials" in given:
+        raise StudyError(
+            f"--num-trials is for a search or for NUISANCE, but {space.name!r} is a grid of "
+            f"{len(space.distinct_cells())} cells, which are all done"
+        )
+    return space
+
+
+def _with_all_draws(
+    config: StudyConfig, space: Space, folder: StudyFolder
+) -> tuple[StudyConfig, Space]:
+    """A grid with at least the draws that it has had: what was drawn stays drawn."""
+    former = folder.read_document()["study"].get("draws", 1) if folder.exists() else 1
+    draws = max(config.draws, former)
+    return dataclasses.replace(config, draws=draws), dataclasses.replace(space, draws=draws)
 
 
 def _pinned(space: Space, given: dict[str, Any]) -> Space:
@@ -162,7 +196,8 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
 
 def _default_encoder(space: Space, fields: dict[str, Any]) -> str | None:
     """What `--encoder` is where it was not given; None leaves it to the space."""
-    says = any("encoder_weights" in knobs for knobs in (space.search, space.fixed))
+    parts = (space.search, space.fixed, space.nuisance)
+    says = any("encoder_weights" in knobs for knobs in parts)
     says = says or any("encoder_weights" in knobs for knobs in space.cells.values())
     synthetic = fields.get("data", "synthetic") == "synthetic"
     return None if says or synthetic else DEFAULT_ENCODER

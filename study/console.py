@@ -14,7 +14,14 @@ from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, outcomes
-from study.wording import RANDOM_ENCODER, caveats, cell_names, settings, varying_knobs
+from study.wording import (
+    RANDOM_ENCODER,
+    caveats,
+    cell_names,
+    settings,
+    tuned_knobs,
+    varying_knobs,
+)
 
 MOST_ROWS = 20
 # What the table shows beside the objective, where there is room for no more.
@@ -45,7 +52,9 @@ def summary(
     varying, names = varying_knobs([o.first for o in known]), cell_names(config)
 
     def said(trial: TrialRecord) -> list[str]:
-        return [names[trial.digest]] if trial.digest in names else settings(trial, varying)
+        if trial.digest not in names:
+            return settings(trial, varying)
+        return [names[trial.digest], *settings(trial, tuned_knobs(config, trial))]
 
     table = _headed_table(config, columns)
     # Between columns are a border and two spaces, at the table's ends a border.

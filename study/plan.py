@@ -65,9 +65,10 @@ class Plan:
         ]
         cases = f"{len(config.cases)} case{'s' * (len(config.cases) != 1)}"
         if self.wanted is None:
-            cells = len({record.digest for record in self.current})
+            named = f"{len({record.digest for record in self.current})} "
+            named += f"configurations of {len(config.cells)} cells" if config.nuisance else "cells"
             parts += [f"{self.begun} to do"]
-            return f"{cells} cells x {cases} = {self.total} fits: {', '.join(parts)}"
+            return f"{named} x {cases} = {self.total} fits: {', '.join(parts)}"
         parts += [f"{self.begun} begun"] * (self.begun > 0) + [f"{self.new} new"]
         return f"{self.total} configurations x {cases}: {', '.join(parts)}"
 

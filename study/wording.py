@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ffcad.config import TrainConfig
 from study.config import StudyConfig
 from study.trials import TrialRecord
 
@@ -20,6 +21,12 @@ def varying_knobs(trials: list[TrialRecord]) -> list[str]:
     """The searched knobs that take more than one value among the trials, or are not always used."""
     drawn = list(dict.fromkeys(name for t in trials for name in t.drawn))
     return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
+
+
+def tuned_knobs(config: StudyConfig, trial: TrialRecord) -> list[str]:
+    """The nuisance knobs that are used in a grid's trial."""
+    configuration = TrainConfig.from_dict(trial.configuration)
+    return [name for name in config.nuisance if configuration.is_active(name)]
 
 
 def settings(trial: TrialRecord, names: list[str]) -> list[str]:
