@@ -53,10 +53,9 @@ class PaperRow:
     knobs: dict[str, object]
     values: dict[str, float]
 
-    @property
-    def identity(self) -> str:
-        """Names what the row's configuration has in the knobs that the paper varies."""
-        return _identity(TrainConfig.from_dict(self.knobs))
+    def is_of(self, config: TrainConfig) -> bool:
+        """Whether a configuration has the row's values in the knobs that the paper varies."""
+        return _identity(TrainConfig.from_dict(self.knobs)) == _identity(config)
 
 
 @functools.cache
@@ -85,8 +84,7 @@ def ablation_row(config: TrainConfig) -> PaperRow | None:
 
     The default is a row of all of them, with the same values.
     """
-    identity = _identity(config)
-    return next((row for row in table_rows(*ABLATIONS) if row.identity == identity), None)
+    return next((row for row in table_rows(*ABLATIONS) if row.is_of(config)), None)
 
 
 def is_default(config: TrainConfig) -> bool:

@@ -19,6 +19,7 @@ from study.report_comparison import (
 from study.report_context import cost_blocks, ended_early, made_at, repeat_blocks
 from study.report_curves import curve_blocks
 from study.report_grid_figures import difference_blocks
+from study.report_paper import paper_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
 from study.report_tables import Block, Report, Section, Text
 from study.results import StudyResults
@@ -61,6 +62,7 @@ def make_report(results: StudyResults, storage: Storage) -> Report:
         by_type = [type_table(results, metric) for metric in results.metrics]
         tables = [table for table in (*by_category, *by_type) if table is not None]
         sections.append(Section("Categories and types of defect", tuple(tables)))
+        sections.append(Section("Beside the paper", tuple(paper_blocks(results))))
     sections.append(Section("Curves", tuple(curve_blocks(results, storage))))
     sections.append(Section("Stopped, failed, noted", tuple(ended_early(results))))
     sections.append(Section("Cost", tuple(cost_blocks(results))))

@@ -169,8 +169,8 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
         "The spread is the standard deviation over the seeds within a category, pooled over the "
         "categories; a category with one seed says nothing of it.",
         f"Differences are to {quoted(results.reference)}, over the cases that both have. The "
-        "interval is about these categories and other seeds; p-values behind a verdict are corrected over "
-        "all differences of this table (Holm).",
+        "interval is about these categories and other seeds; p-values behind a verdict are "
+        "corrected over all differences of this table (Holm).",
     ]
     done = {len(cell.chosen.finished) for cell in results.cells}
     if len(done) > 1:

@@ -3,6 +3,7 @@
 So it can look at a study that is half done, or that a driver is running right now.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from study.leases import current_holder
 from study.ledger import FINISHED, FitRecord, Ledger
 from study.mending import mended_trials
 from study.question import study_of
-from study.spaces import Space
+from study.spaces import NUMBERED, Space
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, existing_study, outcomes
 from study.wording import settings, varying_knobs
@@ -85,11 +86,13 @@ class CellResult:
 
     Attributes:
         name: the cell's; all names, where several cells are one configuration.
+        names: each of them.
         chosen: the configuration that stands for it.
         draws: all its configurations; more than one where nuisance knobs are tuned within it.
     """
 
     name: str
+    names: tuple[str, ...]
     chosen: ConfigurationResult
     draws: tuple[ConfigurationResult, ...]
 
@@ -188,7 +191,7 @@ def read_results(storage: Storage, name: str) -> StudyResults:
         trials=tuple(trials),
         configurations=configurations,
         cells=cells,
-        reference=cells[0].name if cells else None,
+        reference=next((c.name for c in cells if space.reference in c.names), None),
         holder=current_holder(storage, folder.driver),
         notes=(*notes, *dict.fromkeys(reader.wrong)),
     )
@@ -227,15 +230,22 @@ class _Reader:
 
 
 def _cells(space: Space, reader: _Reader) -> tuple[CellResult, ...]:
+    groups: dict[tuple[str, ...], dict[str, TrainConfig]] = {}
+    for config in space.cell_configurations().values():
+        groups.setdefault(tuple(space.cell_of(config)), {})[config.digest()] = config
     cells = []
-    for names, config in space.distinct_cells():
+    for names, configs in groups.items():
         name = ", ".join(names)
-        result = reader.configuration(name, config)
-        cells.append(CellResult(name=name, chosen=result, draws=(result,)))
+        draws = tuple(
+            reader.configuration(name if i == 0 else f"{name}{NUMBERED}{i + 1}", config)
+            for i, config in enumerate(configs.values())
+        )
+        chosen = best_draw(draws, reader.study.objective)
+        cells.append(CellResult(name=name, names=names, chosen=chosen, draws=draws))
     return tuple(cells)
 
 
-def best_draw(draws: list[ConfigurationResult], objective: str) -> ConfigurationResult:
+def best_draw(draws: Sequence[ConfigurationResult], objective: str) -> ConfigurationResult:
     """The configuration that stands for a cell with nuisance knobs, chosen on the select split.
 
     Of those that are finished on all cases the one with the highest mean objective; while none is,
