@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from study.report_comparison import (
+    Comparisons,
     answers,
     category_table,
     compared,
@@ -21,6 +22,7 @@ from study.report_curves import curve_blocks
 from study.report_grid_figures import difference_blocks
 from study.report_paper import paper_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
+from study.report_search import ranking_table, search_answer, search_blocks
 from study.report_tables import Block, Report, Section, Text
 from study.results import StudyResults
 from study.storage import Storage
@@ -34,15 +36,16 @@ FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
 }
 
 
-def make_report(results: StudyResults, storage: Storage) -> Report:
+def make_report(results: StudyResults, storage: Storage, *, latency: bool = False) -> Report:
     """Puts a report together.
 
     Args:
         results: of the study.
         storage: where the curves of its fits are.
+        latency: whether a search's configurations are timed on this machine.
     """
-    sections = [Section("Answer", tuple(_answer(results)))]
     comparisons = compared(results) if results.cells else {}
+    sections = [Section("Answer", tuple(_answer(results, comparisons)))]
     if results.cells:
         sections.append(
             Section(
@@ -63,6 +66,9 @@ def make_report(results: StudyResults, storage: Storage) -> Report:
         tables = [table for table in (*by_category, *by_type) if table is not None]
         sections.append(Section("Categories and types of defect", tuple(tables)))
         sections.append(Section("Beside the paper", tuple(paper_blocks(results))))
+    else:
+        blocks = search_blocks(results, latency)
+        sections.append(Section("Results", (ranking_table(results), *blocks)))
     sections.append(Section("Curves", tuple(curve_blocks(results, storage))))
     sections.append(Section("Stopped, failed, noted", tuple(ended_early(results))))
     sections.append(Section("Cost", tuple(cost_blocks(results))))
@@ -75,13 +81,12 @@ def make_report(results: StudyResults, storage: Storage) -> Report:
     )
 
 
-def _answer(results: StudyResults) -> list[Block]:
-    blocks: list[Block] = [
+def _answer(results: StudyResults, comparisons: Comparisons) -> list[Block]:
+    blocks = [
         Text(line, warning=is_warning(line)) for line in caveats(results.config, results.current)
     ]
-    if results.cells:
-        blocks = [*answers(results, compared(results)), *blocks]
-    return blocks
+    said = answers(results, comparisons) if results.cells else search_answer(results)
+    return [*said, *blocks]
 
 
 def _state(results: StudyResults) -> str:
