@@ -60,9 +60,7 @@ def fractional_factorial(
     if len(words) < len(generators):
         raise ValueError("two generators set the same factor; keep one of them")
     if mixed := [f"{d}={word}" for d, word in words.items() if set(word) & set(words)]:
-        raise ValueError(
-            f"generator {mixed[0]!r} has a factor that a generator sets; write it out"
-        )
+        raise ValueError(f"generator {mixed[0]!r} has a factor that a generator sets; write it out")
     _check_resolution(words)
     free = [letter for letter in letters.values() if letter not in words]
     cells = []
