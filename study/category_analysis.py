@@ -1,0 +1,175 @@
+"""What a study's cases say of its cells on categories like those that it has.
+
+Here the categories are the sample and their mean differences the replicates; the seeds only make
+these means steadier. The question is harder than that of `study/analysis.py`, because how much a
+configuration helps differs from category to category, and it is asked of six categories at least.
+docs/method.md says what each figure means and assumes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from study.analysis import (
+    TOO_FEW,
+    AnalysisError,
+    check_scores,
+    decide,
+    needed_pairs,
+    paired_differences,
+    smallest_p,
+)
+from study.paired_statistics import LEVEL, Scores, by_category, holm
+
+# With five, Wilcoxon's test cannot reach 0.05, and no interval holds its level.
+FEWEST_CATEGORIES = 6
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryComparison:
+    """A cell against the reference cell in one metric, the categories being a sample.
+
+    Attributes:
+        cell: its name.
+        metric: its name.
+        categories: in which both cells have a case.
+        unpaired: cases that only one of the cells has, which are left out.
+        better_in, worse_in: categories with a mean difference above and below 0.
+        difference: mean over the categories of their mean differences.
+        low, high: 95 % interval of the mean difference over all categories like these.
+        p_value: of Wilcoxon's signed-rank test.
+        probability_better: share of the resampled categories by which the mean difference over all
+            categories like these is above 0.
+        adjusted_p: after Holm's correction over the table, as the next three.
+        smallest_p: the least adjusted p that this many categories can reach.
+        needed_categories: from which on a verdict is possible; 0 where it is.
+        verdict: better, worse, no difference shown, or too few cases.
+    """
+
+    cell: str
+    metric: str
+    categories: int
+    unpaired: int
+    better_in: int
+    worse_in: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    probability_better: float
+    adjusted_p: float = 1.0
+    smallest_p: float = 1.0
+    needed_categories: int = 0
+    verdict: str = TOO_FEW
+
+
+def compare_over_categories(
+    cells: Mapping[str, Scores], reference: str, metric: str, *, seed: int = 0
+) -> list[CategoryComparison]:
+    """Every cell against the reference cell; the table that is corrected for is what comes back.
+
+    Args:
+        cells: name -> scores.
+        reference: the name of one of them.
+        metric: what the scores are, for messages and the result.
+        seed: of the resampling.
+
+    Returns:
+        One comparison per cell, in the order given; the reference and cells that share fewer than
+        six categories with it are left out.
+
+    Raises:
+        AnalysisError: if no cell shares six categories with the reference, if there is no such
+            reference, or a score is not finite.
+    """
+    check_scores(cells, reference, metric)
+    compared = []
+    most = 0
+    for name, cell in cells.items():
+        paired = paired_differences(cell, cells[reference])
+        groups = by_category(paired)
+        most = max(most, len(groups))
+        if name == reference or len(groups) < FEWEST_CATEGORIES:
+            continue
+        means = np.array([group.mean() for group in groups.values()])
+        unpaired = len(set(cell) ^ set(cells[reference]))
+        compared.append(_compare(name, metric, means, unpaired, seed))
+    if most < FEWEST_CATEGORIES:
+        raise AnalysisError(
+            f"statements on categories like these need at least {FEWEST_CATEGORIES} categories but "
+            f"got {most}; give more with --categories, or read the table on these categories"
+        )
+    m = len(compared)
+    adjusted = holm([c.p_value for c in compared])
+    return [_judged(c, p, m) for c, p in zip(compared, adjusted, strict=True)]
+
+
+def signed_rank_p(means: NDArray[np.float64]) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1, 1945).
+
+    Args:
+        means: (K,) differences; zeros are left out, as Wilcoxon does.
+    """
+    other = means[means != 0]
+    return float(stats.wilcoxon(other, method="exact").pvalue) if len(other) else 1.0
+
+
+def category_interval(means: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """What is known of the mean over all categories like these.
+
+    The categories are resampled and each resample's mean taken in units of its own standard error
+    (the bootstrap-t of Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5).
+    SciPy's percentile and BCa intervals are too short for 6 to 15 categories: docs/method.md has
+    the figures.
+
+    Args:
+        means: (K,) differences, K >= 2.
+        seed: of the resampling.
+
+    Returns:
+        Low and high end of the 95 % interval, and the share of resamples by which the mean is above
+        0.
+    """
+    size, mean = len(means), float(means.mean())
+    if not np.ptp(means):
+        return mean, mean, 0.5 + 0.5 * float(np.sign(mean))
+    error = means.std(ddof=1) / math.sqrt(size)
+    drawn = means[np.random.default_rng(seed).integers(size, size=(RESAMPLES, size))]
+    # A resample of equal values has no standard error; it is drawn where many categories tie.
+    drawn = drawn[np.ptp(drawn, axis=1) > 0]
+    t = (drawn.mean(axis=1) - mean) / (drawn.std(axis=1, ddof=1) / math.sqrt(size))
+    low, high = mean - error * np.quantile(t, [1 - LEVEL / 2, LEVEL / 2])
+    return float(low), float(high), float(np.mean(mean - error * t > 0))
+
+
+def _compare(
+    name: str, metric: str, means: NDArray[np.float64], unpaired: int, seed: int
+) -> CategoryComparison:
+    low, high, probability = category_interval(means, seed)
+    return CategoryComparison(
+        cell=name,
+        metric=metric,
+        categories=len(means),
+        unpaired=unpaired,
+        better_in=int((means > 0).sum()),
+        worse_in=int((means < 0).sum()),
+        difference=float(means.mean()),
+        low=low,
+        high=high,
+        p_value=signed_rank_p(means),
+        probability_better=probability,
+    )
+
+
+def _judged(comparison: CategoryComparison, adjusted_p: float, table: int) -> CategoryComparison:
+    least = smallest_p(comparison.categories, table)
+    needed = 0 if least <= LEVEL else needed_pairs(table)
+    verdict = decide(comparison.difference, comparison.low, comparison.high, adjusted_p, needed)
+    changes = {"adjusted_p": adjusted_p, "smallest_p": least, "needed_categories": needed}
+    return dataclasses.replace(comparison, **changes, verdict=verdict)
