@@ -8,6 +8,7 @@ It is made from the ledger and the study's documents alone.
 from collections.abc import Callable
 from pathlib import Path
 
+from study.report_beyond import category_blocks, effect_blocks
 from study.report_comparison import (
     Comparisons,
     answers,
@@ -20,6 +21,7 @@ from study.report_comparison import (
 from study.report_context import cost_blocks, ended_early, made_at, repeat_blocks
 from study.report_curves import curve_blocks
 from study.report_grid_figures import difference_blocks
+from study.report_knobs import knob_blocks
 from study.report_paper import paper_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
 from study.report_search import ranking_table, search_answer, search_blocks
@@ -61,6 +63,8 @@ def make_report(results: StudyResults, storage: Storage, *, latency: bool = Fals
                 ),
             )
         )
+        beyond = (*effect_blocks(results), *category_blocks(results))
+        sections.append(Section("Beyond these cells and categories", beyond))
         by_category = [category_table(results, metric) for metric in results.metrics]
         by_type = [type_table(results, metric) for metric in results.metrics]
         tables = [table for table in (*by_category, *by_type) if table is not None]
@@ -69,6 +73,7 @@ def make_report(results: StudyResults, storage: Storage, *, latency: bool = Fals
     else:
         blocks = search_blocks(results, latency)
         sections.append(Section("Results", (ranking_table(results), *blocks)))
+        sections.append(Section("Knobs and choice", tuple(knob_blocks(results))))
     sections.append(Section("Curves", tuple(curve_blocks(results, storage))))
     sections.append(Section("Stopped, failed, noted", tuple(ended_early(results))))
     sections.append(Section("Cost", tuple(cost_blocks(results))))

@@ -134,8 +134,8 @@ def search_blocks(results: StudyResults, latency: bool) -> list[Block]:
         blocks.append(
             Figure(
                 title="Parallel coordinates",
-                caption="A line for each finished configuration through its values; yellow is "
-                "high, violet low. A knob that a configuration does not use is passed below.",
+                caption="A line for each finished configuration through its values; dark is "
+                "high, yellow low. A knob that a configuration does not use is passed below.",
                 png=parallel(tried, distributions, label),
                 alternative="Lines through an axis per knob, coloured by the objective.",
             )

@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.ticker import NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from study.report_figures import BLUE, GREY, INK, LINE, ORANGE, canvas, plain, png, wrapped
 
-COLOURS = colormaps["viridis"]  # perceptually uniform, also for the colour-blind
+# Perceptually uniform, also for the colour-blind; the best is dark, which stands out on white.
+COLOURS = colormaps["viridis_r"]
 # Where a parallel line runs that does not use a knob.
 UNUSED = -0.14
 
@@ -108,6 +110,11 @@ def slices(
             axes.plot([t.drawn[name] for t in of_knob], values, "o", color=BLUE)
             if distribution.log:
                 axes.set_xscale("log")
+                ends = distribution.low, distribution.high
+                ticks = np.geomspace(*ends, 3)
+                # Matplotlib's own would overlap in a range of less than two decades.
+                axes.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
+                axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlim(distribution.low, distribution.high)
             axes.margins(x=0.05)
             for line in axes.lines:
