@@ -23,6 +23,7 @@ from study.report_curves import curve_blocks
 from study.report_grid_figures import difference_blocks
 from study.report_knobs import knob_blocks
 from study.report_paper import paper_blocks
+from study.report_pictures import disagreement_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
 from study.report_search import ranking_table, search_answer, search_blocks
 from study.report_tables import Block, Report, Section, Text
@@ -38,43 +39,30 @@ FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
 }
 
 
-def make_report(results: StudyResults, storage: Storage, *, latency: bool = False) -> Report:
+def make_report(
+    results: StudyResults, storage: Storage, *, pictures: bool = False, latency: bool = False
+) -> Report:
     """Puts a report together.
 
     Args:
         results: of the study.
         storage: where the curves of its fits are.
+        pictures: whether images that two configurations judge differently are shown, which needs
+            the images and the checkpoints.
         latency: whether a search's configurations are timed on this machine.
     """
     comparisons = compared(results) if results.cells else {}
     sections = [Section("Answer", tuple(_answer(results, comparisons)))]
     if results.cells:
-        sections.append(
-            Section(
-                "Results",
-                (
-                    results_table(results, comparisons),
-                    *difference_blocks(results, comparisons),
-                    *(
-                        differences_table(results, metric, comparisons)
-                        for metric in results.metrics
-                        if any(c.metric == metric for c in comparisons.values())
-                    ),
-                ),
-            )
-        )
-        beyond = (*effect_blocks(results), *category_blocks(results))
-        sections.append(Section("Beyond these cells and categories", beyond))
-        by_category = [category_table(results, metric) for metric in results.metrics]
-        by_type = [type_table(results, metric) for metric in results.metrics]
-        tables = [table for table in (*by_category, *by_type) if table is not None]
-        sections.append(Section("Categories and types of defect", tuple(tables)))
-        sections.append(Section("Beside the paper", tuple(paper_blocks(results))))
+        sections += _grid_sections(results, comparisons)
     else:
         blocks = search_blocks(results, latency)
         sections.append(Section("Results", (ranking_table(results), *blocks)))
         sections.append(Section("Knobs and choice", tuple(knob_blocks(results))))
     sections.append(Section("Curves", tuple(curve_blocks(results, storage))))
+    if pictures:
+        blocks = disagreement_blocks(results, storage, comparisons)
+        sections.append(Section("Images", tuple(blocks)))
     sections.append(Section("Stopped, failed, noted", tuple(ended_early(results))))
     sections.append(Section("Cost", tuple(cost_blocks(results))))
     sections.append(Section("To repeat it", tuple(repeat_blocks(results))))
@@ -84,6 +72,23 @@ def make_report(results: StudyResults, storage: Storage, *, latency: bool = Fals
         state=_state(results),
         sections=tuple(section for section in sections if section.blocks),
     )
+
+
+def _grid_sections(results: StudyResults, comparisons: Comparisons) -> list[Section]:
+    measured = [m for m in results.metrics if any(c.metric == m for c in comparisons.values())]
+    tables = [differences_table(results, metric, comparisons) for metric in measured]
+    figures = difference_blocks(results, comparisons)
+    beyond = [*effect_blocks(results), *category_blocks(results)]
+    finer = [
+        *(category_table(results, metric) for metric in results.metrics),
+        *(type_table(results, metric) for metric in results.metrics),
+    ]
+    return [
+        Section("Results", (results_table(results, comparisons), *figures, *tables)),
+        Section("Beyond these cells and categories", tuple(beyond)),
+        Section("Categories and types of defect", tuple(t for t in finer if t is not None)),
+        Section("Beside the paper", tuple(paper_blocks(results))),
+    ]
 
 
 def _answer(results: StudyResults, comparisons: Comparisons) -> list[Block]:
@@ -98,8 +103,8 @@ def _state(results: StudyResults) -> str:
     cases = results.cases.values()
     done = sum(case.state == "finished" for case in cases)
     parts = [f"{done} of {len(cases)} fits finished"]
-    if results.holder:
-        parts.append("a driver holds the study")
+    if results.driver:
+        parts.append(f"run by {results.driver}")
     return f"{', '.join(parts)}; report of {made_at()}"
 
 

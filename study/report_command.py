@@ -27,6 +27,16 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     report.add_argument(
         "--output", help="folder for the files (default: reports/STUDY in the storage's folder)"
     )
+    report.add_argument(
+        "--pictures",
+        action="store_true",
+        help="with images that two configurations judge differently; needs images and checkpoints",
+    )
+    report.add_argument(
+        "--latency",
+        action="store_true",
+        help="times a search's configurations on this machine; else their cost is counted",
+    )
     report.add_argument("--no-mlflow", action="store_true", help="no copy in the study's run there")
     report.add_argument("--tracking-uri", help="where MLflow is (default: the study's own)")
     return report
@@ -45,7 +55,7 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
     from study.results import read_results
 
     results = read_results(storage, given.study)
-    report = make_report(results, storage)
+    report = make_report(results, storage, pictures=given.pictures, latency=given.latency)
     folder = Path(given.output or results.config.local_folder / "reports" / given.study)
     formats = list(FORMATS) if given.format == ALL else [given.format]
     try:

@@ -10,13 +10,20 @@ from typing import Any
 from ffcad.config import TrainConfig
 from study.config import StudyConfig
 from study.inputs import Inputs, cases_of
-from study.leases import current_holder
+from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import FINISHED, FitRecord, Ledger
 from study.mending import mended_trials
 from study.question import study_of
 from study.spaces import NUMBERED, Space
 from study.storage import Storage
-from study.trials import RETIRED, Outcome, TrialRecord, existing_study, outcomes
+from study.trials import (
+    RETIRED,
+    Outcome,
+    StudyFolder,
+    TrialRecord,
+    existing_study,
+    outcomes,
+)
 from study.wording import settings, varying_knobs
 
 # The paper's columns "Det." and "Loc.": the report split's, of finished fits.
@@ -111,7 +118,7 @@ class StudyResults:
             order of its cells.
         cells: of a grid, in the order written; empty for a search.
         reference: the name of the cell that the others are compared with; None for a search.
-        holder: who drives the study now, as its lease says; None if nobody.
+        driver: who drives the study now, as its lease says; None if nobody.
         notes: what had to be mended and what cannot be read, a line each.
     """
 
@@ -123,7 +130,7 @@ class StudyResults:
     configurations: tuple[ConfigurationResult, ...]
     cells: tuple[CellResult, ...]
     reference: str | None
-    holder: dict[str, Any] | None
+    driver: str | None
     notes: tuple[str, ...]
 
     @property
@@ -192,9 +199,16 @@ def read_results(storage: Storage, name: str) -> StudyResults:
         configurations=configurations,
         cells=cells,
         reference=next((c.name for c in cells if space.reference in c.names), None),
-        holder=current_holder(storage, folder.driver),
+        driver=_driver(folder),
         notes=(*notes, *dict.fromkeys(reader.wrong)),
     )
+
+
+def _driver(folder: StudyFolder) -> str | None:
+    holder = current_holder(folder.storage, folder.driver)
+    if holder is None:
+        return None
+    return f"{describe(holder)}{describe_silence(silent_seconds(folder.storage, folder.driver))}"
 
 
 class _Reader:
