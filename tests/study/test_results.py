@@ -61,8 +61,7 @@ def test_a_cell_with_nuisance_knobs_is_its_best_draw_on_the_select_split(tmp_pat
     write_space(path, "Does HSAS help?", CELLS=CELLS, FIXED=FIXED)
     with path.open("a") as f:
         f.write('NUISANCE = {"sgd_learning_rate": FloatDistribution(0.01, 1.0, log=True)}\n')
-        f.write("DRAWS = 3\n")
-    study = begin(tmp_path, path, "--categories", "wood", "--seeds", "0")
+    study = begin(tmp_path, path, "--categories", "wood", "--num-trials", "3")
     config, space, _, _, _ = study
     rates = [c.sgd_learning_rate for c in space.cell_configurations().values()]
     finish_grid(study, metrics)
