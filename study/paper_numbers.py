@@ -67,7 +67,8 @@ def paper_rows() -> tuple[PaperRow, ...]:
     for line in lines:
         row = (line["table"], line["dataset"], line["row"], line["knobs"])
         scale = 1 if line["metric"] in COUNTS else 100
-        found.setdefault(row, {})[line["metric"]] = float(line["value"]) / scale
+        # As it was printed, without what the division leaves in the last digits.
+        found.setdefault(row, {})[line["metric"]] = round(float(line["value"]) / scale, 6)
     return tuple(
         PaperRow(table, dataset, name, _knobs(text), values)
         for (table, dataset, name, text), values in found.items()

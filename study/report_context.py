@@ -180,9 +180,31 @@ def cost_blocks(results: StudyResults) -> list[Block]:
     if peak:
         where = "of the GPU" if any(f.environment["gpu"] for f in results.fits) else "of a worker"
         rows.append((f"Greatest memory {where}", f"{peak:,.0f} MB"))
-    return [
-        _facts("Cost", rows, ("Work is training, evaluating and writing, on one worker each.",))
+    note = "Work is training, evaluating and writing, on one worker each."
+    return [_facts("Cost", rows, (note,)), *_plan_against_truth(results)]
+
+
+def _plan_against_truth(results: StudyResults) -> list[Block]:
+    """How wrong the estimate was that the driver made when the study began."""
+    if "plan" not in results.document:
+        return []
+    plan = results.document["plan"]
+    if plan["seconds"] is None:
+        return [Text("When the study began, nothing was known to estimate its time from.")]
+    # Encoders are in the plan's sum where their time was known; fits' records have no part of it.
+    planned = plan["seconds"] - (plan["encoder_seconds"] or 0.0)
+    took = sum(_seconds(fit) for fit in results.fits) - plan["spent_seconds"]
+    done = sum(case.state == FINISHED for case in results.cases.values()) - plan["finished"]
+    left = plan["fits"] - plan["finished"]
+    rows = [
+        ("Fits that were left", str(left)),
+        ("Finished since", str(done)),
+        ("Work, planned", f"{duration(planned)}, from {plan['source']}"),
+        ("Work, taken" if done >= left else "Work, so far", duration(took)),
     ]
+    if planned:
+        rows.append(("Taken over planned", f"{took / planned:.0%}"))
+    return [_facts("Plan against truth", rows)]
 
 
 def repeat_blocks(results: StudyResults) -> list[Block]:

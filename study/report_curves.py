@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 from study.ledger import FINISHED, Ledger
@@ -80,7 +81,9 @@ def _learning(
         caption=f"{objective} at each evaluation: thick lines are means over the finished cases, "
         "thin ones single fits. Dotted: where stage two begins; before it the map is the feature "
         "discrepancy, another map than after it." + note,
-        png=lines_figure({"": lines}, "iteration", f"select split's {title}, %", marks=marks),
+        draw=partial(
+            lines_figure, {"": lines}, "iteration", f"select split's {title}, %", marks=marks
+        ),
         alternative=f"Lines of {objective} over iterations.",
     )
 
@@ -114,7 +117,7 @@ def _precision_recall(
         title=f"Precision and recall of {level}s",
         caption=f"Of the report split's {level}s, a panel per category: means over the seeds at "
         "equal recall." + note + (f" {more} more categories are left out." if more > 0 else ""),
-        png=lines_figure(panels, "recall", "precision", square=True),
+        draw=partial(lines_figure, panels, "recall", "precision", square=True),
         alternative="Lines of precision over recall, per category; their areas are the average "
         "precisions of the tables.",
     )

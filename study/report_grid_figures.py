@@ -1,5 +1,7 @@
 """The pictures of a grid's comparison, with their captions."""
 
+from functools import partial
+
 from study.analysis import Comparison
 from study.paired_statistics import by_category
 from study.report_comparison import HEADING, Comparisons, paper_difference
@@ -32,7 +34,7 @@ def difference_blocks(results: StudyResults, comparisons: Comparisons) -> list[B
                 "cell on the right: blue and whole where it rises, orange and dashed where it "
                 "falls. Means over the finished seeds."
                 + (f" The first {MOST_PANELS} cells; {more} more are in the tables." * (more > 0)),
-                png=slopes(means, results.reference, f"{HEADING[metric]}, %"),
+                draw=partial(slopes, means, results.reference, f"{HEADING[metric]}, %"),
                 alternative=f"Lines from {results.reference} to each other cell, one per category; "
                 "the table per category has the numbers.",
             )
@@ -64,6 +66,6 @@ def _forest(results: StudyResults, comparisons: Comparisons) -> Figure:
     return Figure(
         title="Differences to the reference",
         caption=caption,
-        png=forest(groups, paper, results.reference),
+        draw=partial(forest, groups, paper, results.reference),
         alternative=said,
     )

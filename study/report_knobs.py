@@ -1,5 +1,7 @@
 """What a report says of a search's knobs and of its choice: where to look next."""
 
+from functools import partial
+
 from study.analysis import AnalysisError
 from study.ledger import FINISHED
 from study.paired_statistics import spread
@@ -65,7 +67,9 @@ def _importance_figure(importance: list[KnobImportance]) -> Figure:
         title="Importance of the knobs",
         caption="The share of the objective's variance between trials that a knob explains by "
         "itself (functional ANOVA). A conditional knob's share is among the trials that use it.",
-        png=bars({name: 100 * value for name, value in known.items()}, "share of the variance, %"),
+        draw=partial(
+            bars, {name: 100 * value for name, value in known.items()}, "share of the variance, %"
+        ),
         alternative="; ".join(f"{name} {percent(value)} %" for name, value in known.items()),
     )
 

@@ -5,6 +5,7 @@ Only on request: it needs the images and loads two models per category.
 
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def disagreement_blocks(
         "among the split's images: 100 % is the most anomalous of them. Maps run from dark to "
         "bright, from the first to the last thousandth of what the configuration gives in that "
         "category; white in the truth is defective.",
-        png=_sheet(shown, names),
+        draw=partial(_sheet, shown, names),
         alternative="; ".join(
             f"{j.heading}: rank {j.ranks[0]:.0%} by {names[0]}, {j.ranks[1]:.0%} by {names[1]}"
             for j in shown

@@ -1,6 +1,7 @@
 """What a report says of a search: ranks, what its knobs do, and what accuracy costs."""
 
 import platform
+from functools import partial
 
 from study.latency import image_seconds
 from study.ledger import FAILED, STOPPED
@@ -118,7 +119,7 @@ def search_blocks(results: StudyResults, latency: bool) -> list[Block]:
             title="History",
             caption="Each finished configuration by its trial's number, and the best so far. "
             "Trials that ended early stand at the bottom: they have no value that compares.",
-            png=history(tried, ended, label),
+            draw=partial(history, tried, ended, label),
             alternative=f"The best value is {percent(order[0].value)} %, of trial "
             f"{order[0].trials[0].number}.",
         ),
@@ -126,7 +127,7 @@ def search_blocks(results: StudyResults, latency: bool) -> list[Block]:
             title="Slices",
             caption="The objective against each knob, of the finished configurations that use it. "
             "The other knobs vary too, so a slope here may be another knob's.",
-            png=slices(tried, distributions, label),
+            draw=partial(slices, tried, distributions, label),
             alternative="Dots of the objective over each knob's values.",
         ),
     ]
@@ -136,7 +137,7 @@ def search_blocks(results: StudyResults, latency: bool) -> list[Block]:
                 title="Parallel coordinates",
                 caption="A line for each finished configuration through its values; dark is "
                 "high, yellow low. A knob that a configuration does not use is passed below.",
-                png=parallel(tried, distributions, label),
+                draw=partial(parallel, tried, distributions, label),
                 alternative="Lines through an axis per knob, coloured by the objective.",
             )
         )
@@ -177,7 +178,9 @@ def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bo
             title="Accuracy against cost",
             caption="Filled and numbered: no other finished configuration is both cheaper and "
             f"better on the select split (the Pareto front). {where}",
-            png=pareto(points, front, f"{cost.lower()}, {unit}", f"select split's {objective}, %"),
+            draw=partial(
+                pareto, points, front, f"{cost.lower()}, {unit}", f"select split's {objective}, %"
+            ),
             alternative=f"{len(front)} of {len(order)} configurations are on the front; the table "
             "has them.",
         ),

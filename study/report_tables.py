@@ -3,7 +3,9 @@ figures. Texts and entries are plain; each rendering escapes them in its own way
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 # How an entry looks: as it is, as the best or the reference, as good or bad news, or as an aside.
 PLAIN, STRONG, GOOD, BAD, MUTED = "plain", "strong", "good", "bad", "muted"
@@ -74,14 +76,19 @@ class Figure:
     Attributes:
         title: what it shows; its file is called after it.
         caption: how to read it.
-        png: the file's content.
+        draw: makes the file's content; called when a rendering needs it, and once only.
         alternative: what it says to who cannot see it.
     """
 
     title: str
     caption: str
-    png: bytes
+    draw: Callable[[], bytes]
     alternative: str
+
+    @cached_property
+    def png(self) -> bytes:
+        """The file's content."""
+        return self.draw()
 
     @property
     def file(self) -> str:

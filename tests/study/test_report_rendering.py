@@ -7,6 +7,7 @@ import pytest
 
 from study.report_rendering import html, latex, markdown
 from study.report_tables import (
+    MINUS,
     STRONG,
     Column,
     Entry,
@@ -34,11 +35,13 @@ REPORT = Report(
                     columns=(Column("Cell", numeric=False), Column("Loc.", "%")),
                     rows=(
                         (Entry(NASTY, STRONG), Entry("73.1 ± 0.4")),
-                        (Entry("[low"), Entry("−1.25 [−2.00, −0.50]")),
+                        (Entry("[low"), Entry(f"{MINUS}1.25 [{MINUS}2.00, {MINUS}0.50]")),
                     ),
                     notes=(f"See {NASTY}.",),
                 ),
-                Figure(title="A picture", caption=NASTY, png=b"\x89PNG", alternative=NASTY),
+                Figure(
+                    title="A picture", caption=NASTY, draw=lambda: b"\x89PNG", alternative=NASTY
+                ),
                 Listing(("python -m x --set a=1 | less", "```")),
             ),
         ),
@@ -132,8 +135,8 @@ def test_latex_balances_its_braces_and_escapes_what_is_special():
 
 def test_all_renderings_show_the_same_numbers():
     page = " ".join(" ".join(row) for row in read(html(REPORT)).rows)
-    texts = [page, markdown(REPORT), latex(REPORT).replace("$-$", "−").replace(r"$\pm$", "±")]
-    found = [NUMBER.findall(text.replace("−", "-")) for text in texts]
+    texts = [page, markdown(REPORT), latex(REPORT).replace("$-$", MINUS).replace(r"$\pm$", "±")]
+    found = [NUMBER.findall(text.replace(MINUS, "-")) for text in texts]
     expected = ["73.1", "0.4", "-1.25", "-2.00", "-0.50"]
     assert found[0] == expected
     assert [n for n in found[1] if n in expected] == expected
