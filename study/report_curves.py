@@ -75,7 +75,7 @@ def _learning(
     if not lines:
         return None
     marks = [change for change in changes if change]
-    title = said_metric(objective.removeprefix("select_"))
+    y = f"select split's {said_metric(objective.removeprefix('select_'))}, %"
     return Figure(
         title="Learning curves",
         caption=f"{objective} at each evaluation: thick lines are means over the finished cases, "

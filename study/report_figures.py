@@ -154,8 +154,8 @@ def slopes(cells: dict[str, dict[str, float]], reference: str, unit: str) -> byt
             dash = "-" if pair[1] >= pair[0] else "--"
             axes.plot([0, 1], pair, color=colour, ls=dash, marker="o", ms=4, lw=1.4)
             ends.append((pair[1], category))
-        axes.set_xticks([0, 1], [wrapped(reference, 14), wrapped(name, 18)])
-        axes.set_xlim(-0.15, 1.9)
+        axes.set_xticks([0, 1], [wrapped(reference, 11), wrapped(name, 15)], fontsize=8)
+        axes.set_xlim(-0.3, 1.9)
         axes.grid(axis="x", visible=False)
     # After all panels are drawn, because they share their scale.
     for i, name in enumerate(others):

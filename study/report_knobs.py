@@ -59,7 +59,7 @@ def knob_blocks(results: StudyResults) -> list[Block]:
 
 def _importance_figure(importance: list[KnobImportance]) -> Figure:
     known = {
-        k.knob + (" (where it is used)" if k.conditional else ""): k.importance
+        k.knob + (" (where it is used)" if k.conditional else ""): 100 * k.importance
         for k in importance
         if k.importance is not None
     }
@@ -70,7 +70,7 @@ def _importance_figure(importance: list[KnobImportance]) -> Figure:
         draw=partial(
             bars, {name: 100 * value for name, value in known.items()}, "share of the variance, %"
         ),
-        alternative="; ".join(f"{name} {percent(value)} %" for name, value in known.items()),
+        alternative="; ".join(f"{name} {value:.1f} %" for name, value in known.items()),
     )
 
 

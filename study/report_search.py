@@ -19,7 +19,6 @@ from study.report_tables import (
     Table,
     Text,
     mean_and_spread,
-    number,
     percent,
     said_metric,
 )
@@ -152,11 +151,11 @@ def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bo
             for key, c in {_size_key(c): c for c in order}.items()
         }
         costs = {c.name: seconds[_size_key(c)] for c in order}
-        cost, unit, digits = "Time of an image", "milliseconds", 1
+        cost, unit = "Time of an image", "milliseconds"
         where = f"Measured on {platform.node()}, one image at a time."
     else:
         costs = {c.name: model_size(c.config)[1] / 1e9 for c in order}
-        cost, unit, digits = "Multiply-accumulates of an image", "billions", 2
+        cost, unit = "Multiply-accumulates of an image", "billions"
         where = "Counted, not timed; `--latency` measures the time on the machine that reports."
     front = front_of({c.name: (costs[c.name], c.value) for c in order})
     by_name = {c.name: c for c in order}
@@ -167,7 +166,7 @@ def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bo
             Entry(str(i)),
             Entry(str(by_name[name].trials[0].number)),
             Entry(name),
-            Entry(number(costs[name], digits)),
+            Entry(f"{costs[name]:.3g}"),
             Entry(percent(by_name[name].value)),
             *(_report_mean(by_name[name], metric) for metric in results.metrics),
         )

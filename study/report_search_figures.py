@@ -79,7 +79,7 @@ def bars(values: dict[str, float], x: str) -> bytes:
     heights = [value for _, value in ordered]
     axes.barh(names, heights, color=BLUE, height=0.62)
     for i, value in enumerate(heights):
-        axes.annotate(f"{value:.2f}", (value, i), (4, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{value:.1f}", (value, i), (4, 0), textcoords="offset points", va="center")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.1)
     return png(figure)

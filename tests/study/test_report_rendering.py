@@ -20,6 +20,7 @@ from study.report_tables import (
 )
 
 NASTY = r"a<b> | 50 % of x_1 & $y$ {z} ~ ^ # \n *bold* `code` [1]"
+PICTURE = Figure(title="A picture", caption=NASTY, draw=lambda: b"\x89PNG", alternative=NASTY)
 REPORT = Report(
     study="mine_1",
     question=f"Is {NASTY} better?",
