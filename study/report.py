@@ -5,6 +5,7 @@
 It is made from the ledger and the study's documents alone.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +13,20 @@ from study.report_beyond import category_blocks, effect_blocks
 from study.report_comparison import (
     Comparisons,
     answers,
-    category_table,
     compared,
     differences_table,
     results_table,
-    type_table,
 )
-from study.report_context import cost_blocks, ended_early, made_at, repeat_blocks
+from study.report_cost import cost_blocks
 from study.report_curves import curve_blocks
+from study.report_endings import ended_early
+from study.report_finer import category_table, type_table
 from study.report_grid_figures import difference_blocks
 from study.report_knobs import knob_blocks
 from study.report_paper import paper_blocks
 from study.report_pictures import disagreement_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
+from study.report_repeat import repeat_blocks
 from study.report_search import ranking_table, search_answer, search_blocks
 from study.report_tables import Block, Report, Section, Text
 from study.results import StudyResults
@@ -105,7 +107,8 @@ def _state(results: StudyResults) -> str:
     parts = [f"{done} of {len(cases)} fits finished"]
     if results.driver:
         parts.append(f"run by {results.driver}")
-    return f"{', '.join(parts)}; report of {made_at()}"
+    now = time.strftime("%Y-%m-%d %H:%M %Z")
+    return f"{', '.join(parts)}; report of {now}"
 
 
 def write_report(report: Report, folder: Path, formats: list[str]) -> list[Path]:

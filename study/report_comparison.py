@@ -1,7 +1,6 @@
 """What a report says of a grid: its cells side by side, and how sure the differences are."""
 
 from collections.abc import Mapping
-from statistics import fmean
 
 from study.analysis import (
     BETTER,
@@ -12,7 +11,7 @@ from study.analysis import (
     compare_cells,
     correct_together,
 )
-from study.paired_statistics import by_category, spread
+from study.paired_statistics import spread
 from study.paper_numbers import SOURCE, ablation_row
 from study.report_tables import (
     BAD,
@@ -25,6 +24,7 @@ from study.report_tables import (
     Entry,
     Table,
     Text,
+    bare,
     interval,
     mean_and_spread,
     p_value,
@@ -55,6 +55,8 @@ def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
 
 def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
     """What the comparisons say, a sentence for each verdict."""
+    if len(results.cells) == 1:
+        return []
     if not comparisons:
         return [Text("No two cells have a finished fit on the same case yet: nothing to compare.")]
     lines = []
@@ -129,7 +131,7 @@ def _result_row(
     if with_paper:
         paper = ablation_row(chosen.config)
         row += [
-            Entry(percent(paper.values[_bare(metric)]) if paper else NOTHING)
+            Entry(percent(paper.values[bare(metric)]) if paper else NOTHING)
             for metric in results.metrics
         ]
         row += [sign_agrees(results, cell, metric, comparisons) for metric in results.metrics]
@@ -158,7 +160,7 @@ def paper_difference(results: StudyResults, cell: CellResult, metric: str) -> fl
     if None in rows or cell.name == results.reference:
         return None
     # Printed with one digit in percent: what differs by less is rounding of ours.
-    return round(rows[0].values[_bare(metric)] - rows[1].values[_bare(metric)], 6)
+    return round(rows[0].values[bare(metric)] - rows[1].values[bare(metric)], 6)
 
 
 def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
@@ -246,74 +248,6 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
     )
 
 
-def category_table(results: StudyResults, metric: str) -> Table:
-    """Each category's mean over seeds, a column per cell."""
-    scores = results.cell_scores(metric)
-    columns = (Column("Category", numeric=False), *(Column(name, "%") for name in scores))
-    rows = []
-    for category in results.config.categories:
-        values = {name: by_category(s).get(category) for name, s in scores.items()}
-        means = {name: float(v.mean()) for name, v in values.items() if v is not None}
-        best = max(means.values(), default=None)
-        rows.append(
-            (
-                Entry(category),
-                *(
-                    Entry(percent(means.get(n)), STRONG if means.get(n) == best else PLAIN)
-                    if n in means
-                    else Entry(NOTHING, MUTED)
-                    for n in scores
-                ),
-            )
-        )
-    return Table(
-        title=f"{HEADING[metric]} per category",
-        columns=columns,
-        rows=tuple(rows),
-        notes=("Means over the seeds that are finished; the highest of a row stands out.",),
-    )
-
-
-def type_table(results: StudyResults, metric: str) -> Table | None:
-    """Each defect type's metric, a column per cell; None where no record has any."""
-    bare = _bare(metric)
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    images: dict[tuple[str, str], int] = {}
-    for cell in results.cells:
-        for fit in cell.chosen.finished:
-            for kind, metrics in fit.report_types.items():
-                images[fit.category, kind] = int(metrics["images"])
-                if bare in metrics:
-                    of_kind = values.setdefault((fit.category, kind), {})
-                    of_kind.setdefault(cell.name, []).append(metrics[bare])
-    if not values:
-        return None
-    names = [cell.name for cell in results.cells if any(cell.name in v for v in values.values())]
-    rows = [
-        (
-            Entry(category),
-            Entry(kind),
-            Entry(str(images[category, kind])),
-            *(Entry(percent(fmean(of[n])) if n in of else NOTHING) for n in names),
-        )
-        for (category, kind), of in sorted(values.items())
-    ]
-    return Table(
-        title=f"{HEADING[metric]} per type of defect",
-        columns=(
-            Column("Category", numeric=False),
-            Column("Defect", numeric=False),
-            Column("Images"),
-            *(Column(name, "%") for name in names),
-        ),
-        rows=tuple(rows),
-        notes=(
-            "The images of one type against all normal images of the report split; means over "
-            "seeds. Few images make an uncertain number.",
-        ),
-    )
-
-
 def _difference(comparison: Comparison) -> str:
     if comparison.low is None:
         return points(comparison.difference)
@@ -326,11 +260,6 @@ def _verdict(comparison: Comparison) -> Entry:
 
 def _points_unsigned(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f}"
-
-
-def _bare(metric: str) -> str:
-    """The metric without its split, as the paper's numbers and the defect types have it."""
-    return metric.removeprefix("report_")
 
 
 def _listed(names: list[str]) -> str:

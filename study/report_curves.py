@@ -14,6 +14,8 @@ from study.storage import Storage
 
 # Lines that can be told apart, and panels that fit a page.
 MOST_LINES, MOST_PANELS = 7, 9
+# Single fits behind the means; more would hide them.
+MOST_SINGLE = 40
 PIXEL, IMAGE = "pixel_precision_recall", "image_precision_recall"
 
 
@@ -61,6 +63,7 @@ def _learning(
 ) -> Figure | None:
     objective = results.config.objective
     lines, changes = [], set()
+    many = sum(len(configuration.finished) for configuration in shown)
     for configuration in shown:
         label = _label(results, configuration)
         curves = [
@@ -68,7 +71,8 @@ def _learning(
             for fit in configuration.finished
         ]
         changes.add(configuration.config.autoencoder_iterations)
-        lines += [Line(label, list(c), list(c.values()), faint=True) for c in curves]
+        if many <= MOST_SINGLE:
+            lines += [Line(label, list(c), list(c.values()), faint=True) for c in curves]
         common = sorted(set.intersection(*(set(c) for c in curves)))
         means = [fmean(c[i] for c in curves) for i in common]
         lines.append(Line(label, common, means))
@@ -79,11 +83,9 @@ def _learning(
     return Figure(
         title="Learning curves",
         caption=f"{objective} at each evaluation: thick lines are means over the finished cases, "
-        "thin ones single fits. Dotted: where stage two begins; before it the map is the feature "
-        "discrepancy, another map than after it." + note,
-        draw=partial(
-            lines_figure, {"": lines}, "iteration", f"select split's {title}, %", marks=marks
-        ),
+        "thin ones, where they are few, single fits. Dotted: where stage two begins; before it the "
+        "map is the feature discrepancy, another map than after it." + note,
+        draw=partial(lines_figure, {"": lines}, "iteration", y, marks=marks),
         alternative=f"Lines of {objective} over iterations.",
     )
 

@@ -25,6 +25,7 @@ from study.report_tables import (
     Entry,
     Table,
     Text,
+    bare,
     mean_and_spread,
     number,
     percent,
@@ -77,7 +78,7 @@ def _ablation(results: StudyResults, table: str) -> Table:
                 Entry(row.name),
                 Entry(cell.name if cell else "no such cell", PLAIN if cell else MUTED),
                 *ours[: len(results.metrics)],
-                *(Entry(percent(row.values[_bare(m)])) for m in results.metrics),
+                *(Entry(percent(row.values[bare(m)])) for m in results.metrics),
             )
         )
     short = {DETECTION: "Det.", LOCALISATION: "Loc."}
@@ -124,11 +125,11 @@ def _category_tables(results: StudyResults) -> list[Block]:
 
 
 def _category_table(results: StudyResults, cell: CellResult, rows: list[PaperRow]) -> Table:
-    (bare,) = rows[0].values
-    ours = by_category(cell.chosen.scores(f"report_{bare}"))
+    (metric,) = rows[0].values
+    ours = by_category(cell.chosen.scores(f"report_{metric}"))
     entries, both = [], []
     for row in rows:
-        theirs = row.values[bare]
+        theirs = row.values[metric]
         if row.name == AVERAGE or row.name not in ours:
             continue
         known = spread({("", i): v for i, v in enumerate(ours[row.name])})
@@ -152,7 +153,7 @@ def _category_table(results: StudyResults, cell: CellResult, rows: list[PaperRow
                 Entry(points(mean - theirs), STRONG),
             )
         )
-    name = said_metric(bare)
+    name = said_metric(metric)
     return Table(
         title=f"Table {rows[0].table} of the paper: {name}",
         columns=(
@@ -188,7 +189,7 @@ def _size(results: StudyResults) -> Table:
             Entry("the paper's FFC-AD", MUTED),
             Entry(number(paper.values["parameters_millions"], 0), MUTED),
             Entry(number(paper.values["macs_billions"], 0), MUTED),
-            *(Entry(percent(paper.values[_bare(m)]), MUTED) for m in results.metrics),
+            *(Entry(percent(paper.values[bare(m)]), MUTED) for m in results.metrics),
         )
     )
     short = {DETECTION: "Det.", LOCALISATION: "Loc."}
@@ -226,7 +227,7 @@ def _precision(results: StudyResults) -> Table:
         (Entry(cell.name), *(_mean(cell, metric) for metric in PRECISION)) for cell in results.cells
     ]
     (paper,) = (row for row in table_rows("11"))
-    theirs = (Entry(percent(paper.values[_bare(metric)]), MUTED) for metric in PRECISION)
+    theirs = (Entry(percent(paper.values[bare(metric)]), MUTED) for metric in PRECISION)
     rows.append((Entry("the paper's FFC-AD", MUTED), *theirs))
     return Table(
         title="Table 11 of the paper: precision and recall of pixels",
@@ -240,7 +241,3 @@ def _precision(results: StudyResults) -> Table:
         rows=tuple(rows),
         notes=("The threshold of the greatest F1 is that of the report split itself.",),
     )
-
-
-def _bare(metric: str) -> str:
-    return metric.removeprefix("report_")

@@ -220,3 +220,18 @@ def said_metric(name: str) -> str:
     """pixel_ap as 'pixel AP'."""
     words = name.split("_")
     return " ".join(w.upper() if w.startswith("au") or w in ("ap", "f1") else w for w in words)
+
+
+def facts(title: str, rows: list[tuple[str, str]], notes: tuple[str, ...] = ()) -> Table:
+    """A table of two columns."""
+    return Table(
+        title=title,
+        columns=(Column("What", numeric=False), Column("Value", numeric=False)),
+        rows=tuple((Entry(name), Entry(value, PLAIN)) for name, value in rows),
+        notes=notes,
+    )
+
+
+def bare(metric: str) -> str:
+    """The metric without its split, as the paper's numbers and the defect types have it."""
+    return metric.removeprefix("report_")

@@ -11,8 +11,9 @@ from study.__main__ import main
 from study.leases import Waiter
 from study.paper_numbers import ablation_row, table_rows
 from study.report import make_report
-from study.report_context import command, spent
+from study.report_cost import spent
 from study.report_figures import mean_curve
+from study.report_repeat import command
 from study.report_search import front_of
 from study.report_tables import MINUS, NOTHING, Text, duration, interval, p_value, percent, points
 from study.results import read_results
