@@ -21,6 +21,7 @@ from study.paired_statistics import (
     by_category,
     holm,
     seed_interval,
+    shared_seed_p,
     sign_flip_p,
     spread,
 )
@@ -49,6 +50,8 @@ class Contrast:
             out; None where there is no interval.
         worst_category, worst_difference: where the mean over the seeds is least.
         seed_spread, category_spread: of the differences; see `Spread`.
+        shared_seed_p: where it is small, a seed is lucky in several categories at once, and the
+            interval and the p-value are too sure; None where that cannot be seen.
         adjusted_p: after Holm's correction over the table, as the next three.
         smallest_p: the least adjusted p that this many pairs can reach.
         needed_pairs: pairs from which on a verdict is possible; 0 where it is.
@@ -68,6 +71,7 @@ class Contrast:
     worst_difference: float
     seed_spread: float | None
     category_spread: float | None
+    shared_seed_p: float | None
     adjusted_p: float = 1.0
     smallest_p: float = 1.0
     needed_pairs: int = 0
@@ -214,6 +218,7 @@ def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
         worst_difference=means[worst],
         seed_spread=spreads.seeds,
         category_spread=spreads.categories,
+        shared_seed_p=shared_seed_p(scores),
     )
 
 

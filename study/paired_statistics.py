@@ -79,9 +79,9 @@ def seed_interval(scores: Scores) -> tuple[float, float, float] | None:
     if not shares.any():
         return mean, mean, 0.5 + 0.5 * float(np.sign(mean))
     freedom = shares.sum() ** 2 / np.sum(shares**2 / (sizes - 1))
-    distribution = stats.t(freedom, mean, math.sqrt(shares.sum()) / len(groups))
-    low, high = distribution.interval(1 - LEVEL)
-    return float(low), float(high), float(distribution.sf(0))
+    error = math.sqrt(shares.sum()) / len(groups)
+    half = error * float(stats.t.ppf(1 - LEVEL / 2, freedom))
+    return mean - half, mean + half, float(stats.t.cdf(mean / error, freedom))
 
 
 def sign_flip_p(scores: Scores, seed: int = 0) -> float:
@@ -105,6 +105,36 @@ def sign_flip_p(scores: Scores, seed: int = 0) -> float:
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def shared_seed_p(scores: Scores) -> float | None:
+    """P-value of the hypothesis that a seed is not lucky in several categories at once.
+
+    The cases of a seed share initial weights and simulated anomalies over the categories, and the
+    interval and the test take them for independent. A small p-value says that they are not, and
+    that both are too sure. It is the F test of the seeds in a two-way layout, over those seeds that
+    every category has.
+
+    Returns:
+        None with fewer than two such seeds or fewer than two categories.
+    """
+    categories = sorted({category for category, _ in scores})
+    seeds = [
+        seed
+        for seed in sorted({seed for _, seed in scores})
+        if all((category, seed) in scores for category in categories)
+    ]
+    if len(categories) < 2 or len(seeds) < 2:
+        return None
+    values = np.array([[scores[c, s] for s in seeds] for c in categories])
+    values -= values.mean(axis=1, keepdims=True)
+    of_seeds = values.mean(axis=0)
+    freedom = len(seeds) - 1, (len(seeds) - 1) * (len(categories) - 1)
+    shared = len(categories) * np.sum(of_seeds**2) / freedom[0]
+    rest = np.sum((values - of_seeds) ** 2) / freedom[1]
+    if not shared:
+        return 1.0
+    return float(stats.f.sf(shared / rest, *freedom)) if rest else 0.0
 
 
 def by_category(scores: Scores) -> dict[str, NDArray[np.float64]]:

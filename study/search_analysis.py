@@ -20,7 +20,7 @@ from ffcad.config import knobs
 from study.analysis import AnalysisError
 from study.paired_statistics import LEVEL
 
-# With fewer, knobs that do nothing get as much as those that matter (docs/method.md).
+# A rule of thumb: the spaces here have up to eight knobs.
 FEWEST_TRIALS = 20
 BEST_TRIALS = 5
 # The part of a range that is near its end.
