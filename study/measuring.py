@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -39,13 +40,22 @@ def measured_speed(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        stages, progress = [], None
-        for count in ((MANY, 0), (0, MANY)):
-            spent, progress = _iterations(config, count, data, textures, 0.4 * seconds)
-            stages.append(spent)
-        image = _inspection(progress, data.select, 0.2 * seconds)
+        with warnings.catch_warnings():
+            # That the encoder is random, which is no news here.
+            warnings.simplefilter("ignore")
+            return _speed(config, data, textures, seconds)
     finally:
         torch.set_num_threads(before)
+
+
+def _speed(
+    config: TrainConfig, data: CategoryData, textures: Textures | None, seconds: float
+) -> Speed:
+    stages, progress = [], None
+    for count in ((MANY, 0), (0, MANY)):
+        spent, progress = _iterations(config, count, data, textures, 0.4 * seconds)
+        stages.append(spent)
+    image = _inspection(progress, data.select, 0.2 * seconds)
     return Speed(work_of(config), config.batch_size, tuple(stages), image)
 
 
