@@ -5,17 +5,19 @@ What differs in size is scaled by multiply-accumulates (`ffcad.cost`): exact for
 Fourier transforms and memory are not among them, and good enough to decide by.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from ffcad.config import TrainConfig
+from ffcad.config import ConfigError, TrainConfig
 from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
-from study.ledger import FINISHED, FitRecord, Ledger
+from study.ledger import FINISHED, READERS, FitRecord, Ledger, LedgerError
 
 # Records that are read for what fits cost.
 MOST_RECORDS = 400
@@ -130,7 +132,18 @@ def history(ledger: Ledger, threads: int) -> list[FitRecord]:
         threads: of torch in a fit.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    records, _ = ledger.read_all(ledger.keys()[:MOST_RECORDS])
+
+    def read(key: str) -> FitRecord | None:
+        with contextlib.suppress(LedgerError, ConfigError):  # The latter, of another version's.
+            record = ledger.read(key)
+            if record is not None and TrainConfig.from_dict(record.configuration):
+                return record
+        return None
+
+    keys = ledger.keys()[:MOST_RECORDS]
+    # An object store answers many at once as fast as one.
+    with ThreadPoolExecutor(1 if ledger.storage.local else READERS) as readers:
+        records = [record for record in readers.map(read, keys) if record is not None]
     return [
         record
         for record in records

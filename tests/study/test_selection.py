@@ -51,6 +51,7 @@ def without_times(entries):
     return [{k: v for k, v in e.items() if k != "time" and "report_" not in k} for e in entries]
 
 
+@pytest.mark.slow
 def test_another_report_split_changes_what_is_reported_and_no_choice(trial):
     told, ended, record = trial(Fit)
     told_other, ended_other, other = trial(OtherReport)
