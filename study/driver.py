@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +17,7 @@ from ffcad.datasets.cache import default_cache
 from study.config import StudyConfig, StudyError
 from study.console import failures, next_steps, notes_of, summary
 from study.costs import estimate_from_history
+from study.driver_log import RAY_ENVIRONMENT, log_of, silence_console
 from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
 from study.encoders import EncoderStore
 from study.inputs import Inputs
@@ -39,19 +38,6 @@ if TYPE_CHECKING:
 OK, FITS_FAILED = 0, 3
 # How long the end of a study waits for MLflow.
 MLFLOW_SECONDS = 60.0
-# Read by Ray when it is imported; values that the user has set stay.
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # The new output prints a table even when told to be silent.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Heartbeats have no objective.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # It would end the workers before they can write.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # A trial that is stopped may be writing to a slow storage.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
-}
 
 
 def run_study(
@@ -89,7 +75,7 @@ def run_study(
     with (
         Interrupts(console) as interrupts,
         driver_lease(folder, console) as lease,
-        _log(folder),
+        log_of(folder),
     ):
         interrupts.hold()
         interrupts.tell(partial(lease.say, stopping=True))  # The workers look at it.
@@ -201,7 +187,7 @@ def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"
 
     if sitting.plan.left or sitting.encoders:
         import study.tuning  # noqa: F401 - Ray brings handlers that are silenced here
-    _silence_console()
+    silence_console()
     background = Background(sitting.config, sitting.journal, sitting.lease.lost)
     background.start()
     try:
@@ -286,34 +272,3 @@ def _show(
         console.print("Interrupted: the command to go on is above.", style="yellow")
         return INTERRUPTED
     return FITS_FAILED if any(trial.state == FAILED for trial in trials) else OK
-
-
-@contextmanager
-def _log(folder: StudyFolder) -> Iterator[None]:
-    """What libraries say goes to a file beside the study: the user's console shows the study."""
-    logging.raiseExceptions = False  # A full disk is said once, not at every line of the log.
-    with tempfile.TemporaryDirectory(prefix="ffcad-log-") as temporary:
-        local = folder.storage.local
-        path = local / folder.log if local else Path(temporary) / "driver.log"
-        handler = logging.FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
-        try:
-            yield
-        finally:
-            logging.getLogger().removeHandler(handler)
-            # What is still said has nowhere to go; without a handler it would go to the console.
-            logging.getLogger().addHandler(logging.NullHandler())
-            with suppress(OSError):  # A full disk: said already.
-                handler.close()
-            if not local:
-                with suppress(StorageError):
-                    folder.storage.upload(path, folder.log)
-
-
-def _silence_console() -> None:
-    """Ray and MLflow brought handlers of their own, for the console, when they were imported."""
-    for name in ("ray", "mlflow", "alembic", "optuna", "py.warnings"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    logging.captureWarnings(True)

@@ -176,8 +176,13 @@ class StudyFolder:
         Raises:
             LedgerError: if it is unreadable.
         """
+        name = f"{self.path}/study.json"
         try:
-            return read_document(self.storage, f"{self.path}/study.json", dict)
+            document = read_document(self.storage, name, dict)
+            if lacking := [k for k in ("study", "inputs") if not isinstance(document.get(k), dict)]:
+                where = self.storage.uri(name)
+                raise LedgerError(f"{where} cannot be read: it has no {lacking[0]!r}")
+            return document
         except LedgerError as e:
             raise LedgerError(
                 f"{e}; remove it and give the study's own command, with all its flags and --study "

@@ -72,6 +72,7 @@ def test_a_study_that_nobody_runs_is_said_so(lease, tmp_path, capsys):
     [
         ({"inputs": {"later": 1}}, "written by another version of this project, which knows later"),
         ({"inputs": {}}, "the digests of the study's inputs cannot be read: "),
+        ({"inputs": None}, "it has no 'inputs'; remove it and give the study's own command"),
         ({"fixed": {"hsas": "3d"}}, "hsas"),
         ({"fixed": {"later": 1}}, "later"),
     ],
