@@ -40,7 +40,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from study.driver import RAY_ENVIRONMENT
+from study.driver_log import RAY_ENVIRONMENT
 
 os.environ.update(RAY_ENVIRONMENT)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from study.driver import RAY_ENVIRONMENT
+from study.driver_log import RAY_ENVIRONMENT
 
 os.environ.update(RAY_ENVIRONMENT)
 

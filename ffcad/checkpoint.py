@@ -17,25 +17,18 @@ import torch
 from ffcad.durable import force_names
 
 FORMAT = 2
-KEYS = frozenset(
-    (
-        "format",
-        "method_version",
-        "config",
-        "seed",
-        "data_digest",
-        "textures_digest",
-        "encoder_digest",
-        "iteration",
-        "history",
-        "loss",
-        "losses",
-        "seconds",
-        "model",
-        "optimizer",
-        "scaler",
-    )
+# What every work that is iterated keeps, and what a training does.
+STATE_KEYS = frozenset(
+    ("iteration", "history", "loss", "losses", "seconds", "model", "optimizer", "scaler")
 )
+TRAINING_KEYS = STATE_KEYS | {
+    "method_version",
+    "config",
+    "seed",
+    "data_digest",
+    "textures_digest",
+    "encoder_digest",
+}
 
 
 class CheckpointError(ValueError):
@@ -87,7 +80,9 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True)
         previous_checkpoint(path).unlink(missing_ok=True)
 
 
-def load_last_good(path: Path, keys: frozenset[str] = KEYS) -> tuple[dict[str, Any], str | None]:
+def load_last_good(
+    path: Path, keys: frozenset[str] = TRAINING_KEYS
+) -> tuple[dict[str, Any], str | None]:
     """Reads the checkpoint or, if it cannot be read, the one before it.
 
     Args:
@@ -113,7 +108,7 @@ def load_last_good(path: Path, keys: frozenset[str] = KEYS) -> tuple[dict[str, A
     return state, f"{newest}; {previous} of iteration {state['iteration']} was taken"
 
 
-def load_checkpoint(path: Path, keys: frozenset[str] = KEYS) -> dict[str, Any]:
+def load_checkpoint(path: Path, keys: frozenset[str] = TRAINING_KEYS) -> dict[str, Any]:
     """Reads what `save_checkpoint` wrote.
 
     Args:

@@ -14,7 +14,6 @@ from ResNet-18 (the default), by a warm start from its kernels alone, or supervi
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,83 +22,46 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ffcad.batches import derived_seed
-from ffcad.checkpoint import (
-    CheckpointError,
-    load_last_good,
-    previous_checkpoint,
-    save_checkpoint,
-)
+from ffcad.checkpoint import STATE_KEYS, CheckpointError
 from ffcad.corpus import Corpus, Crops, central_crop
 from ffcad.encoder_weights import Teacher
-from ffcad.predictor import autocast, normalise, pick_device, to_float
+from ffcad.iterated_work import IteratedWork, Standing
+from ffcad.predictor import normalise, to_float
 from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig, encoder_key
 from ffcad.pretrain_objectives import Classification, Distillation
 from ffcad.resnet import FFCResNet
-from ffcad.training import leave_ctrl_c_to_the_parent
 from ffcad.warm_start import calibrate
 
 # A held-out loss below this is no loss: a warm start that is exact.
 NOTHING_LEFT = 1e-6
 # A branch with more dead channels than this is worth a note.
 MANY_DEAD = 0.5
-KEYS = frozenset(
-    (
-        "key",
-        "recipe",
-        "iteration",
-        "history",
-        "loss",
-        "losses",
-        "seconds",
-        "model",
-        "best",
-        "best_loss",
-        "stale",
-        "optimizer",
-        "scaler",
-        "figures",
-    )
-)
 
 
 class PretrainError(RuntimeError):
     """A making that cannot give a useful encoder."""
 
 
-@dataclass(frozen=True)
-class PretrainProgress:
-    """Where a making stands.
+@dataclass(frozen=True, kw_only=True)
+class PretrainProgress(Standing):
+    """Where a making stands; its history has 'training_loss' since the last, and figures.
+
+    When it is final the encoder has the weights of the best evaluation, with statistics taken anew,
+    and the figures are those of that.
 
     Attributes:
-        iteration, iterations: done, and at most to be done.
-        loss: of this iteration; not a number before the first.
-        seconds: spent so far, in earlier sittings too.
         figures: at evaluations, of the held-out images: 'loss' and what the method measures
             (`ffcad.agreement`, or 'top1' and 'top5'); else None.
-        history: all evaluations: iteration, 'training_loss' since the last, figures.
-        final: whether it is done; the encoder then has the weights of the best evaluation, with
-            statistics taken anew, and the figures are those of that.
         encoder: at the end; else None.
         card: at the end, what is known of the weights: architecture, recipe, digests, figures,
             cost; else None.
-        note: one line if the newest checkpoint could not be read when this sitting began.
-        resumed_at: the iteration at which this sitting began.
     """
 
-    iteration: int
-    iterations: int
-    loss: float
-    seconds: float
     figures: dict[str, float] | None
-    history: list[dict[str, Any]]
-    final: bool
     encoder: FFCResNet | None
     card: dict[str, Any] | None
-    note: str | None = None
-    resumed_at: int = 0
 
 
 def pretrain(
@@ -128,42 +90,13 @@ def pretrain(
             it nor the previous one can be read.
         ValueError: if teacher or labels are missing.
     """
-    making = _Making(recipe, architecture, corpus, teacher)
-    if checkpoint is not None and (
-        checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
-    ):
-        making.restore(checkpoint)
-    if making.figures is not None:
-        yield making.progress(making.figures, final=True)
-        return
-    started = time.perf_counter() - making.seconds
-    try:
-        if making.iteration == 0 and making.iterations:
-            yield making.progress(making.evaluate())
-        for batch in making.loader():
-            if making.is_over():
-                break
-            making.step(batch)
-            figures = making.evaluate() if making.evaluation_is_due() else None
-            making.seconds = time.perf_counter() - started
-            if figures is not None and checkpoint is not None:
-                making.save(checkpoint)
-            yielded = time.perf_counter()
-            yield making.progress(figures)
-            started += time.perf_counter() - yielded
-    except GeneratorExit:
-        if checkpoint is not None and making.iteration > making.saved_at:
-            making.save(checkpoint)
-        raise
-    making.finish()
-    making.seconds = time.perf_counter() - started
-    if checkpoint is not None:
-        making.save(checkpoint)
-    yield making.progress(making.figures, final=True)
+    yield from _Making(recipe, architecture, corpus, teacher).run(checkpoint)
 
 
-class _Making:
-    """The state of one making: network, optimizer, position, history, the best weights so far."""
+class _Making(IteratedWork[PretrainProgress]):
+    """The state of one making; also the best weights so far."""
+
+    keys = STATE_KEYS | {"key", "recipe", "best", "best_loss", "stale", "figures"}
 
     def __init__(
         self,
@@ -178,10 +111,10 @@ class _Making:
             raise ValueError("method 'supervised' needs labels; read_corpus(..., labelled=True)")
         if recipe.method == "supervised":
             teacher = None
+        super().__init__(recipe)
         self.recipe, self.architecture, self.corpus = recipe, architecture, corpus
         self.teacher_digest = teacher and teacher.digest
         self.key = encoder_key(recipe, architecture, self.teacher_digest, corpus.digest)
-        self.device = pick_device(recipe.device)
         self.trained, self.held_out = corpus.split(recipe.held_out, recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(recipe.seed, 0, "encoder"))
@@ -194,57 +127,44 @@ class _Making:
                 self.objective = Distillation(recipe, architecture, teacher, first, self.device)
         self.model = self.objective.model
         self.optimizer = self.objective.optimizer()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
-        self.iteration = self.saved_at = self.resumed_at = 0
-        self.seconds, self.loss = 0.0, math.nan
-        self.losses: list[float] = []
-        self.history: list[dict[str, Any]] = []
         self.best, self.best_loss, self.stale = copy.deepcopy(self.model.state_dict()), math.inf, 0
         self.figures: dict[str, float] | None = None
-        self.note: str | None = None
 
     @property
     def iterations(self) -> int:
         """At most to be done."""
         return 0 if self.recipe.method == "warm_start" else self.recipe.iterations
 
-    def loader(self) -> DataLoader:
-        """Batches from the next iteration on."""
-        return DataLoader(
-            Crops(self.corpus, self.trained, self.recipe),
-            batch_size=None,
-            sampler=range(self.iteration, self.iterations),
-            num_workers=self.recipe.loader_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_ctrl_c_to_the_parent,
-        )
+    @property
+    def done(self) -> bool:
+        """Whether the last figures are known."""
+        return self.figures is not None
+
+    @property
+    def rate(self) -> float:
+        """Rises in a line over the warm-up, then falls to 0 by a cosine."""
+        warmup = round(self.recipe.warmup * self.iterations)
+        if self.iteration < warmup:
+            return self.objective.rate * ((self.iteration + 1) / warmup)
+        share = (self.iteration - warmup) / max(1, self.iterations - warmup)
+        return self.objective.rate * (0.5 * (1 + math.cos(math.pi * share)))
+
+    def batches(self) -> Crops:
+        """Random crops of what is not held out."""
+        return Crops(self.corpus, self.trained, self.recipe)
 
     def is_over(self) -> bool:
         """Whether nothing can be gained any more."""
         return self.stale >= self.recipe.patience or self.best_loss < NOTHING_LEFT
 
-    def step(self, batch: dict[str, Tensor]) -> None:
-        """One iteration."""
+    def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
+        """The objective's."""
         self.model.train()
-        rate = self.objective.rate * _share_of_rate(self.iteration, self.iterations, self.recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        images, labels = self._images(batch, self.iteration), batch.get("labels")
-        with autocast(self.recipe, self.device):
-            loss = self.objective.loss(images, labels)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise PretrainError(
-                f"the loss became {value} at iteration {self.iteration + 1}; lower "
-                f"{self.objective.rate_knob}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.iteration += 1
-        self.loss = value
-        self.losses.append(value)
+        return self.objective.loss(self._images(batch, self.iteration), batch.get("labels"))
+
+    def diverged(self, what: str, iteration: int) -> PretrainError:
+        """With what to do."""
+        return PretrainError(f"{what} at iteration {iteration}; lower {self.objective.rate_knob}")
 
     def _images(self, batch: dict[str, Tensor], iteration: int) -> Tensor:
         """Crops under varied light, normalised: (B, 3, S, S)."""
@@ -256,7 +176,7 @@ class _Making:
 
     def _first_batches(self) -> Iterator[Tensor]:
         """What the norms' statistics are taken from."""
-        crops = Crops(self.corpus, self.trained, self.recipe)
+        crops = self.batches()
         for i in range(self.recipe.calibration_batches):
             yield self._images(crops[i], i)
 
@@ -270,17 +190,15 @@ class _Making:
             batch = normalise(to_float(images, self.device))
             yield batch, None if labels is None else torch.from_numpy(labels[chosen])
 
-    def evaluation_is_due(self) -> bool:
-        """Every so many iterations, and at the end."""
-        due = self.iteration % self.recipe.evaluate_every == 0
-        return due or self.iteration == self.iterations
+    def first_figures(self) -> dict[str, float] | None:
+        """Of the start, if anything follows."""
+        return self.evaluate() if self.iterations else None
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the held-out images; kept in the history."""
         figures = self.objective.figures(self._held_out_batches())
         mean = float(np.mean(self.losses)) if self.losses else None
-        self.history.append({"iteration": self.iteration, "training_loss": mean, **figures})
-        self.losses = []
+        self.note_evaluation({"training_loss": mean, **figures})
         if figures["loss"] < self.best_loss:
             self.best, self.best_loss = copy.deepcopy(self.model.state_dict()), figures["loss"]
             self.stale = 0
@@ -306,22 +224,18 @@ class _Making:
                 )
         self.best = {}
 
-    def progress(
-        self, figures: dict[str, float] | None, *, final: bool = False
-    ) -> PretrainProgress:
+    def last_figures(self) -> dict[str, float]:
+        """Of the weights that are given out."""
+        return self.figures
+
+    def progress(self, figures: dict[str, float] | None) -> PretrainProgress:
         """What the caller sees."""
         return PretrainProgress(
-            iteration=self.iteration,
-            iterations=self.iterations,
-            loss=self.loss,
-            seconds=self.seconds,
+            **self.standing(),
             figures=figures,
-            history=list(self.history),
-            final=final,
-            encoder=self.objective.encoder if final else None,
-            card=self._card() if final else None,
-            note=self.note,
-            resumed_at=self.resumed_at,
+            final=self.done,
+            encoder=self.objective.encoder if self.done else None,
+            card=self._card() if self.done else None,
         )
 
     def _card(self) -> dict[str, Any]:
@@ -346,56 +260,28 @@ class _Making:
             ],
         }
 
-    def save(self, path: Path) -> None:
-        """Writes the checkpoint; a finished making's has no optimizer."""
-        done = self.figures is not None
-        state = {
+    def identity(self) -> dict[str, Any]:
+        """What it makes, and the best of it so far."""
+        return {
             "key": self.key,
             "recipe": self.recipe.to_dict(),
-            "iteration": self.iteration,
-            "history": self.history,
-            "loss": self.loss,
-            "losses": self.losses,
-            "seconds": self.seconds,
-            "model": self.model.state_dict(),
             "best": self.best,
             "best_loss": self.best_loss,
             "stale": self.stale,
-            "optimizer": None if done else self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "figures": self.figures,
         }
-        keep_old = self.note is None or self.saved_at > self.resumed_at
-        save_checkpoint(path, state, keep_old=keep_old)
-        self.saved_at = self.iteration
 
-    def restore(self, path: Path) -> None:
-        """Goes on where a checkpoint stands, the previous one if the newest cannot be read.
-
-        Raises:
-            CheckpointError: if it is of another making.
-            UnreadableCheckpoint: if neither can be read.
-        """
-        state, self.note = load_last_good(path, KEYS)
+    def check(self, state: dict[str, Any], path: Path) -> None:
+        """Refuses a checkpoint of another making."""
         if state["key"] != self.key:
             raise CheckpointError(
                 f"{path} is of another making (key {state['key']}, here {self.key}): architecture, "
                 "recipe, teacher or corpus differ; give another --out, or remove it to begin anew"
             )
-        self.iteration = self.resumed_at = self.saved_at = state["iteration"]
-        self.history, self.seconds = state["history"], state["seconds"]
-        self.loss, self.losses = state["loss"], state["losses"]
-        self.model.load_state_dict(state["model"])
+
+    def take(self, state: dict[str, Any]) -> None:
+        """The optimizer's state, the best weights and the last figures."""
         self.best, self.best_loss, self.stale = state["best"], state["best_loss"], state["stale"]
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
         self.figures = state["figures"]
-
-
-def _share_of_rate(iteration: int, iterations: int, recipe: PretrainConfig) -> float:
-    """Rises in a line over the warm-up, then falls to 0 by a cosine."""
-    warmup = round(recipe.warmup * iterations)
-    if iteration < warmup:
-        return (iteration + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))

@@ -10,9 +10,6 @@ weights as one that was not, whatever the number of loader workers.
 """
 
 import dataclasses
-import math
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ffcad.batches import Batches, derived_seed, training_images
 from ffcad.checkpoint import (
+    TRAINING_KEYS,
     CheckpointError,
     OtherEncoder,
-    load_last_good,
-    previous_checkpoint,
-    save_checkpoint,
 )
 from ffcad.config import TrainConfig, knobs
 from ffcad.datasets import CategoryData, Split, Textures
 from ffcad.encoder_weights import load_encoder_weights
+from ffcad.iterated_work import IteratedWork, Standing
 from ffcad.metrics import all_metrics
 from ffcad.model import FFCAD, feature_product
 from ffcad.objectives import (
@@ -42,7 +37,7 @@ from ffcad.objectives import (
     segmentation_loss,
     stage_learning_rate,
 )
-from ffcad.predictor import autocast, pick_device, predict
+from ffcad.predictor import predict
 
 # Raised by whoever changes the numbers that a training gives; a golden test notices.
 METHOD_VERSION = 1
@@ -54,39 +49,22 @@ class NonFiniteLoss(RuntimeError):
     """The loss, or the weights that it led to, became infinite or not a number."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a training stands after an iteration.
+@dataclass(frozen=True, kw_only=True)
+class Progress(Standing):
+    """Where a training stands after an iteration; its history has stage, mean loss and metrics.
 
     Attributes:
         stage: 'autoencoder' or 'head'.
-        iteration: iterations done, both stages counted.
-        iterations: iterations of both stages.
-        loss: of this iteration.
-        seconds: spent so far, in earlier sittings too; evaluation included, the caller's time not.
         metrics: at evaluations the select split's ('select_image_auroc', ...), at the end the
             report split's as well; else None.
-        history: all evaluations so far: iteration, stage, mean loss since the last, metrics.
-        final: whether the training is done.
         model: the model in its present state.
         encoder_digest: names the frozen encoder's weights; see `load_encoder_weights`.
-        note: one line if the newest checkpoint could not be read when this sitting began, so that
-            training went on from the one before; else None.
-        resumed_at: the iteration at which this sitting began; 0 where the training is new.
     """
 
     stage: str
-    iteration: int
-    iterations: int
-    loss: float
-    seconds: float
     metrics: dict[str, float] | None
-    history: list[dict[str, Any]]
-    final: bool
     model: FFCAD
     encoder_digest: str
-    note: str | None = None
-    resumed_at: int = 0
 
 
 def train(
@@ -120,38 +98,13 @@ def train(
             neither it nor the previous one can be read.
         ValueError: if data or textures have another size than `config.image_size`.
     """
-    fit = _Fit(config, data, seed, textures)
-    if checkpoint is not None and (
-        checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
-    ):
-        fit.restore(checkpoint)
-    if fit.iteration == config.iterations:
-        yield fit.progress(fit.last_metrics())
-        return
-    started = time.perf_counter() - fit.seconds
-    try:
-        for batch in fit.loader():
-            fit.step(batch)
-            metrics = fit.evaluate() if fit.evaluation_is_due() else None
-            fit.seconds = time.perf_counter() - started
-            if metrics is not None and checkpoint is not None:
-                fit.save(checkpoint)
-            yielded = time.perf_counter()
-            yield fit.progress(metrics)
-            started += time.perf_counter() - yielded  # the caller's time is not the training's
-    except GeneratorExit:  # comes only where an iteration is done, never in the middle of one
-        if checkpoint is not None and fit.iteration > fit.saved_at:
-            fit.save(checkpoint)
-        raise
+    yield from _Fit(config, data, seed, textures).run(checkpoint)
 
 
-def leave_ctrl_c_to_the_parent(worker: int) -> None:
-    """A terminal sends Ctrl-C to the loader's workers too; who trains decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Fit(IteratedWork[Progress]):
+    """The state of one training."""
 
-
-class _Fit:
-    """The state of one training: model, optimizer, position, history."""
+    keys = TRAINING_KEYS
 
     def __init__(
         self, config: TrainConfig, data: CategoryData, seed: int, textures: Textures | None
@@ -165,8 +118,9 @@ class _Fit:
                     f"{name} has images of {images.shape[1:3]} but image_size is "
                     f"{config.image_size}; load it with that size"
                 )
-        self.config, self.data, self.seed, self.textures = config, data, seed, textures
-        self.device = pick_device(config.device)
+        super().__init__(config)
+        self.data, self.seed, self.textures = data, seed, textures
+        self.gradient_clip = config.gradient_clip
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(seed, 0, "weights"))
             self.model = FFCAD(config)
@@ -177,15 +131,6 @@ class _Fit:
         if config.compile:
             for part in (self.model.encoder, self.model.autoencoder, self.model.head):
                 part.compile()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.iteration = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.loss = math.nan  # of the last iteration
-        self.losses: list[float] = []  # since the last evaluation
-        self.saved_at = 0  # the iteration of the newest checkpoint
-        self.resumed_at = 0
-        self.note: str | None = None
         self._enter_stage()
 
     @property
@@ -204,43 +149,32 @@ class _Fit:
         self.trained.requires_grad_(True).train()
         self.optimizer = make_optimizer(self.config, self.trained)
 
-    def loader(self) -> DataLoader:
-        """Batches from the next iteration on."""
-        c = self.config
-        batches = Batches(self.data.train, self.textures, self.seed, c.batch_size)
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(self.iteration, c.iterations),
-            num_workers=c.loader_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_ctrl_c_to_the_parent,
-        )
+    @property
+    def iterations(self) -> int:
+        """Of both stages."""
+        return self.config.iterations
+
+    @property
+    def done(self) -> bool:
+        """Whether both stages are."""
+        return self.iteration == self.iterations
+
+    @property
+    def rate(self) -> float:
+        """By stage and schedule."""
+        return stage_learning_rate(self.config, self.iteration)
+
+    def batches(self) -> Batches:
+        """Normal images, and textures."""
+        return Batches(self.data.train, self.textures, self.seed, self.config.batch_size)
 
     def step(self, batch: dict[str, Tensor]) -> None:
-        """One iteration."""
+        """One iteration, the first of a stage included."""
         if self.iteration == self.config.autoencoder_iterations and self.iteration > 0:
             self._enter_stage()
-        rate = stage_learning_rate(self.config, self.iteration)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with autocast(self.config, self.device):
-            loss = self._loss(batch)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise self._diverged(f"the loss became {value}", self.iteration + 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.config.gradient_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.iteration += 1
-        self.loss = value
-        self.losses.append(value)
+        super().step(batch)
 
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
         """Each stage computes what it trains and no more (decision 6 in docs/design.md)."""
         seed = derived_seed(self.seed, self.iteration, "anomalies")
         generator = torch.Generator().manual_seed(seed)
@@ -258,7 +192,8 @@ class _Fit:
             model.head(product), mask, self.config.focal_gamma, self.config.l1_weight
         )
 
-    def _diverged(self, what: str, iteration: int) -> NonFiniteLoss:
+    def diverged(self, what: str, iteration: int) -> NonFiniteLoss:
+        """With stage, iteration, and what to do."""
         stage = AUTOENCODER if iteration <= self.config.autoencoder_iterations else HEAD
         return NonFiniteLoss(
             f"{what} in stage {stage!r} at iteration {iteration}; lower "
@@ -266,61 +201,52 @@ class _Fit:
         )
 
     def evaluation_is_due(self) -> bool:
-        """Every so many iterations, at the end of stage one, and at the end."""
-        ends = (self.config.autoencoder_iterations, self.config.iterations)
-        return self.iteration % self.config.evaluate_every == 0 or self.iteration in ends
+        """Also at the end of stage one."""
+        ends_stage = self.iteration == self.config.autoencoder_iterations
+        return ends_stage or super().evaluation_is_due()
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the select split and, at the end, of the report split; kept in the history."""
         # At the end of stage one the head is not trained yet: the discrepancy speaks.
         use_head = self.iteration > self.config.autoencoder_iterations
         metrics = self._split_metrics(self.data.select, "select", use_head)
-        if self.iteration == self.config.iterations:
+        if self.done:
             if self.data.report is self.data.select:
                 metrics |= {k.replace("select", "report", 1): v for k, v in metrics.items()}
             else:
                 metrics |= self._split_metrics(self.data.report, "report", use_head)
-        self.history.append(
-            {
-                "iteration": self.iteration,
-                "stage": HEAD if use_head else AUTOENCODER,
-                "loss": float(np.mean(self.losses)),
-                **metrics,
-            }
-        )
-        self.losses = []
+        stage, loss = HEAD if use_head else AUTOENCODER, float(np.mean(self.losses))
+        self.note_evaluation({"stage": stage, "loss": loss, **metrics})
         return metrics
 
     def _split_metrics(self, split: Split, name: str, use_head: bool) -> dict[str, float]:
         scores, maps = predict(self.model, split.images, use_head=use_head)
         if not np.isfinite(maps).all():  # the last step's loss was finite, its gradient was not
-            raise self._diverged("the anomaly maps became infinite or not a number", self.iteration)
+            raise self.diverged("the anomaly maps became infinite or not a number", self.iteration)
         metrics = all_metrics(scores, split.labels, maps, split.masks)
         return {f"{name}_{key}": value for key, value in metrics.items()}
 
-    def progress(self, metrics: dict[str, float] | None) -> Progress:
+    def progress(self, figures: dict[str, float] | None) -> Progress:
         """What the caller sees after an iteration."""
         in_head = self.iteration > self.config.autoencoder_iterations
         return Progress(
+            **self.standing(),
             stage=HEAD if in_head else AUTOENCODER,
-            iteration=self.iteration,
-            iterations=self.config.iterations,
-            loss=self.loss,
-            seconds=self.seconds,
-            metrics=metrics,
-            history=list(self.history),
-            final=self.iteration == self.config.iterations,
+            metrics=figures,
+            final=self.done,
             model=self.model,
             encoder_digest=self.encoder_digest,
-            note=self.note,
-            resumed_at=self.resumed_at,
         )
 
-    def last_metrics(self) -> dict[str, float]:
+    def last_figures(self) -> dict[str, float]:
         """The metrics of the last evaluation."""
         return {k: v for k, v in self.history[-1].items() if k.startswith(("select_", "report_"))}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What it trains, on what."""
+        return {"config": self.config.to_dict(), **self._digests()}
+
+    def _digests(self) -> dict[str, Any]:
         return {
             "method_version": METHOD_VERSION,
             "seed": self.seed,
@@ -329,38 +255,8 @@ class _Fit:
             "encoder_digest": self.encoder_digest,
         }
 
-    def save(self, path: Path) -> None:
-        """Writes the checkpoint; a finished training's has no optimizer."""
-        done = self.iteration == self.config.iterations
-        save_checkpoint(
-            path,
-            {
-                **self._identity(),
-                "config": self.config.to_dict(),
-                "iteration": self.iteration,
-                "history": self.history,
-                "loss": self.loss,
-                "losses": self.losses,
-                "seconds": self.seconds,
-                "model": self.model.state_dict(),
-                "optimizer": None if done else self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            },
-            # What could not be read must not take the place of what could.
-            keep_old=self.note is None or self.saved_at > self.resumed_at,
-        )
-        self.saved_at = self.iteration
-
-    def restore(self, path: Path) -> None:
-        """Goes on where a checkpoint stands, the previous one if the newest cannot be read.
-
-        Raises:
-            CheckpointError: if it is of another configuration, case or data.
-            UnreadableCheckpoint: if neither can be read.
-        """
-        state, self.note = load_last_good(path)
-        if self.note is not None:
-            path = previous_checkpoint(path)
+    def check(self, state: dict[str, Any], path: Path) -> None:
+        """Refuses a checkpoint of another configuration, case or data."""
         # Where the encoder's weights lie does not matter: their content is compared below.
         found = dataclasses.replace(
             TrainConfig.from_dict(state["config"]), encoder_weights=self.config.encoder_weights
@@ -372,19 +268,16 @@ class _Fit:
                 if knobs()[k].metadata["numerical"]
             )
             raise CheckpointError(f"{path} is of another configuration: {difference}")
-        for key, value in self._identity().items():  # The encoder's digest is the last of them.
+        for key, value in self._digests().items():  # The encoder's digest is the last of them.
             if state[key] != value:
                 kind = OtherEncoder if key == "encoder_digest" else CheckpointError
                 raise kind(
                     f"{path} is of another training: its {key} is {state[key]!r}, here {value!r}"
                 )
-        self.iteration = self.resumed_at = self.saved_at = state["iteration"]
-        self.history, self.seconds = state["history"], state["seconds"]
-        self.loss, self.losses = state["loss"], state["losses"]
-        self.model.load_state_dict(state["model"])
+
+    def take(self, state: dict[str, Any]) -> None:
+        """The optimizer's state, unless a stage begins: in the file it is the old stage's."""
         self._enter_stage()
-        # At a change of stage the optimizer in the file is the old stage's.
         starts_stage = self.iteration == self.config.autoencoder_iterations
         if state["optimizer"] is not None and not starts_stage:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])

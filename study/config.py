@@ -69,6 +69,8 @@ class StudyConfig:
         tracking_uri: MLflow's; None takes a SQLite file on the storage, or, where that is no
             folder, in `runs`.
         num_trials: of a search: distinct configurations, those of earlier sittings counted.
+        confirm: fresh seeds on which the best configuration and the default are fitted when the
+            study is done; 0 for none.
         retries: how often a trial whose worker died is tried again.
         cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine.
         log_checkpoints: which checkpoint of each fit is copied into MLflow: its last one, the one
@@ -105,6 +107,7 @@ class StudyConfig:
     storage: str = "runs"
     tracking_uri: str | None = None
     num_trials: int = 6
+    confirm: int = 0
     cpus_per_trial: int = 1
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
@@ -131,6 +134,12 @@ class StudyConfig:
         if min(self.seeds) < 0:
             raise StudyError(f"--seeds must be 0 or more but got {min(self.seeds)}")
         _at_least("--num-trials", self.num_trials, 1)
+        _at_least("--confirm", self.confirm, 0)
+        if self.confirm and self.cells and not self.nuisance:
+            raise StudyError(
+                "--confirm is for a search or for NUISANCE, where the best of many is chosen; in "
+                "this grid nothing is, so give more --seeds"
+            )
         _at_least("--retries", self.retries, 0)
         _at_least("--cpus-per-trial", self.cpus_per_trial, 1)
         if self.max_concurrent is not None:

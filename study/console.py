@@ -157,8 +157,9 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
     commands = {"Look at the runs": look}
     if done is None:
         commands["Go on with this study"] = again
-    elif not config.cells:
-        commands["Try more configurations"] = f"{again} --num-trials {2 * done}"
+    elif not config.cells or config.nuisance:
+        more = 2 * (config.draws if config.cells else done)
+        commands["Try more configurations"] = f"{again} --num-trials {more}"
     commands["Use your own images"] = f"{run} --data folder --data-root FOLDER"
     for title, command in commands.items():
         console.print(f"{title}:", style="bold")

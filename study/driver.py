@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,15 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from ffcad.datasets.cache import default_cache
-from study.config import StudyConfig, StudyError, differences
+from study.config import StudyConfig, StudyError
 from study.console import failures, next_steps, notes_of, summary
+from study.costs import estimate_from_history
+from study.driver_log import RAY_ENVIRONMENT, log_of, silence_console
 from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
 from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
+from study.machine import concurrency, own_resources
 from study.plan import Plan, make_plan
-from study.question import ask
+from study.question import open_study
 from study.signals import INTERRUPTED, Interrupts
 from study.sitting import Sitting
 from study.spaces import Space
@@ -37,19 +38,6 @@ if TYPE_CHECKING:
 OK, FITS_FAILED = 0, 3
 # How long the end of a study waits for MLflow.
 MLFLOW_SECONDS = 60.0
-# Read by Ray when it is imported; values that the user has set stay.
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # The new output prints a table even when told to be silent.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Heartbeats have no objective.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # It would end the workers before they can write.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # A trial that is stopped may be writing to a slow storage.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
-}
 
 
 def run_study(
@@ -87,13 +75,15 @@ def run_study(
     with (
         Interrupts(console) as interrupts,
         driver_lease(folder, console) as lease,
-        _log(folder),
+        log_of(folder),
     ):
         interrupts.hold()
         interrupts.tell(partial(lease.say, stopping=True))  # The workers look at it.
         try:
             open_study(folder, config, space, inputs, extend)
             plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
+            if not encoders_only:
+                _keep_estimate(config, space, inputs, folder, plan)
             needs = needed_encoders(space, inputs, plan)
             if encoders_only:
                 needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
@@ -145,6 +135,21 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
     return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
 
 
+def _keep_estimate(
+    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, plan: Plan
+) -> None:
+    """Keeps what the study will cost in its document, once, where the ledger tells it for nothing:
+    so a report can say how wrong it was."""
+    document = folder.read_document()
+    # Of a cluster, this machine does not know how much it does at once.
+    if "plan" in document or not plan.left or os.environ.get("RAY_ADDRESS"):
+        return
+    slots = concurrency(config, own_resources())
+    found = estimate_from_history(config, space, inputs, plan, Ledger(folder.storage), slots)
+    if found is not None:
+        folder.write_document({**document, "plan": found.to_dict()})
+
+
 def _keep_journal(sitting: Sitting) -> None:
     """Writes Optuna's journal as the trials tell it, here and on the storage."""
     from study.search import write_journal
@@ -182,38 +187,13 @@ def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"
 
     if sitting.plan.left or sitting.encoders:
         import study.tuning  # noqa: F401 - Ray brings handlers that are silenced here
-    _silence_console()
+    silence_console()
     background = Background(sitting.config, sitting.journal, sitting.lease.lost)
     background.start()
     try:
         yield background
     finally:
         background.finish(MLFLOW_SECONDS, interrupts.patience)
-
-
-def open_study(
-    folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs, extend: bool
-) -> None:
-    """Begins a study, or goes on with it; one of the same name with another question is refused.
-
-    Raises:
-        StudyError: with what differs, unless it is to be extended.
-    """
-    lines: list[str] = []
-    if folder.exists():
-        document = folder.read_document()
-        lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
-        lines += differences(
-            {"inputs": Inputs.from_dict(document["inputs"]).contents()},
-            {"inputs": inputs.contents()},
-        )
-        if lines and not extend:
-            more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
-            raise StudyError(
-                f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
-                f"{more}; give another --study, or --extend to make this one ask the new question"
-            )
-    ask(folder, config, space, inputs, lines)
 
 
 @contextmanager
@@ -292,34 +272,3 @@ def _show(
         console.print("Interrupted: the command to go on is above.", style="yellow")
         return INTERRUPTED
     return FITS_FAILED if any(trial.state == FAILED for trial in trials) else OK
-
-
-@contextmanager
-def _log(folder: StudyFolder) -> Iterator[None]:
-    """What libraries say goes to a file beside the study: the user's console shows the study."""
-    logging.raiseExceptions = False  # A full disk is said once, not at every line of the log.
-    with tempfile.TemporaryDirectory(prefix="ffcad-log-") as temporary:
-        local = folder.storage.local
-        path = local / folder.log if local else Path(temporary) / "driver.log"
-        handler = logging.FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
-        try:
-            yield
-        finally:
-            logging.getLogger().removeHandler(handler)
-            # What is still said has nowhere to go; without a handler it would go to the console.
-            logging.getLogger().addHandler(logging.NullHandler())
-            with suppress(OSError):  # A full disk: said already.
-                handler.close()
-            if not local:
-                with suppress(StorageError):
-                    folder.storage.upload(path, folder.log)
-
-
-def _silence_console() -> None:
-    """Ray and MLflow brought handlers of their own, for the console, when they were imported."""
-    for name in ("ray", "mlflow", "alembic", "optuna", "py.warnings"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    logging.captureWarnings(True)

@@ -1,6 +1,5 @@
 """What MLflow's run of an encoder's making holds, as data: nothing here writes."""
 
-import json
 from typing import Any
 
 from mlflow.entities import Metric
@@ -11,12 +10,10 @@ from study.config import StudyConfig
 from study.encoder_needs import of_space
 from study.encoders import CARD, EncoderRecord, EncoderStore
 from study.inputs import Inputs
-from study.ledger import BEGUN, FAILED, FINISHED
-from study.run_content import RunContent, last_seen, milliseconds
+from study.ledger import BEGUN, FINISHED
+from study.run_content import STATUSES, RunContent, last_seen, metrics_at, texts
 from study.storage import Storage
 from study.trials import RETIRED, TrialRecord
-
-STATUSES = {FINISHED: "FINISHED", FAILED: "FAILED"}
 
 
 class EncoderContents:
@@ -106,7 +103,7 @@ class EncoderContents:
             began=record.began,
             ended=last_seen(record),
             status=status,
-            params={k: v if isinstance(v, str) else json.dumps(v) for k, v in knobs.items()},
+            params=texts(knobs),
             metrics=_metrics(record, totals=status != "RUNNING"),
             tags=tags,
             files=[f"{self.store.folder(record.key)}/{CARD}"],
@@ -121,15 +118,12 @@ class EncoderContents:
 
 def _metrics(record: EncoderRecord, totals: bool) -> list[Metric]:
     """All evaluations; at the end the finished encoder's figures, whose norms were set anew."""
-    metrics = [
-        Metric(key, value, milliseconds(entry["time"]), entry["iteration"])
-        for entry in record.history
-        for key, value in entry.items()
-        if key not in ("iteration", "time") and value is not None
-    ]
+    metrics = []
+    for entry in record.history:
+        names = [k for k, v in entry.items() if k not in ("iteration", "time") and v is not None]
+        metrics += metrics_at({k: entry[k] for k in names}, entry["time"], entry["iteration"])
     if totals:
         figures = {f"final_{key}": value for key, value in record.figures.items()}
         figures |= {"seconds": record.seconds, "peak_memory_mb": record.peak_memory_mb}
-        when = milliseconds(last_seen(record))
-        metrics += [Metric(key, value, when, record.iteration) for key, value in figures.items()]
+        metrics += metrics_at(figures, last_seen(record), record.iteration)
     return metrics

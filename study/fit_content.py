@@ -67,6 +67,8 @@ class FitContentBuilder:
                 "seed": str(record.seed),
                 "select_on": record.select_on,
                 "encoder": encoder(record.configuration, [record]),
+                # Of the weights that were really used.
+                "encoder_digest": record.inputs.get("encoder") or "none",
                 "stopped_early": json.dumps(record.status == STOPPED),
                 **texts({name: environment.get(name) for name in ("git_sha", "git_dirty")}),
                 "sittings": str(len(record.sittings)),

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint
-from ffcad.pretrain import PretrainProgress
-from ffcad.training import Progress
+from ffcad.iterated_work import Standing
 from study.context import StudyContext
 from study.failures import in_one_line, lacks_memory, raise_if_disk
 from study.leases import Lease, LeaseLost, Waiter, describe
@@ -27,7 +26,7 @@ from study.storage import StorageError
 # Seconds between two tries to get what another worker is at.
 WAIT_SECONDS = 1.0
 
-Kind = TypeVar("Kind", Progress, PretrainProgress)
+Kind = TypeVar("Kind", bound=Standing)
 
 logger = logging.getLogger(__name__)
 

@@ -74,7 +74,14 @@ class Plan:
 
 
 def make_plan(
-    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, ledger: Ledger
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    folder: StudyFolder,
+    ledger: Ledger,
+    *,
+    write: bool = True,
+    extending: bool = False,
 ) -> Plan:
     """Reads what is done, mends what can be mended, and adds a grid's trials.
 
@@ -88,8 +95,12 @@ def make_plan(
         inputs: digests of what goes into its fits.
         folder: its documents.
         ledger: of its fits.
+        write: whether what is mended is written down.
+        extending: whether the trials do not follow the question yet.
     """
-    trials, notes = mended_trials(config, space, inputs, folder, ledger)
+    trials, notes = mended_trials(
+        config, space, inputs, folder, ledger, write=write, extending=extending
+    )
     counted = folder.counted()
     trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
     trials = [_with_encoder_now(record, inputs, EncoderStore(ledger.storage)) for record in trials]

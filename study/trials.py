@@ -170,13 +170,19 @@ class StudyFolder:
         'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'trials' the number of
         trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
         question was changed, 'extending' while not all trials follow that yet; 'exhausted' is there
-        when the search space held no further configuration.
+        when the search space held no further configuration; 'plan' is what the study was thought to
+        cost (`study.costs.Estimate`), where that was known.
 
         Raises:
             LedgerError: if it is unreadable.
         """
+        name = f"{self.path}/study.json"
         try:
-            return read_document(self.storage, f"{self.path}/study.json", dict)
+            document = read_document(self.storage, name, dict)
+            if lacking := [k for k in ("study", "inputs") if not isinstance(document.get(k), dict)]:
+                where = self.storage.uri(name)
+                raise LedgerError(f"{where} cannot be read: it has no {lacking[0]!r}")
+            return document
         except LedgerError as e:
             raise LedgerError(
                 f"{e}; remove it and give the study's own command, with all its flags and --study "

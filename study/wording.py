@@ -10,6 +10,11 @@ RANDOM_ENCODER = "The frozen encoder has random weights: the results say little 
 SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
 
 
+def confirmation_name(name: str) -> str:
+    """The name of the study that confirms another one's best configuration."""
+    return f"{name}-confirm"
+
+
 def cell_names(config: StudyConfig) -> dict[str, str]:
     """The names of a grid's cells, by the digest of their configuration; empty for a search."""
     if not config.cells:
@@ -39,6 +44,11 @@ def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
     n = len(config.cases)
     cases = f"{n} case{'s' * (n > 1)}"
     lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
+    if config.confirm:
+        lines.append(
+            "The best of many is lucky: report the figures of study "
+            f"{confirmation_name(config.name)}, which has it on fresh seeds."
+        )
     if config.select_on == "paper":
         lines.append(SAME_IMAGES)
     if any(t.configuration["encoder_weights"] == "random" for t in trials):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ffcad.checkpoint import previous_checkpoint
 from ffcad.commands.arguments import (
     RANDOM_ENCODER,
     UsageError,
@@ -21,7 +20,7 @@ from ffcad.commands.arguments import (
 )
 from ffcad.commands.progress import shown
 from ffcad.commands.results import results_document, results_table, write_json
-from ffcad.commands.stopping import run_to_end
+from ffcad.commands.stopping import announced, run_to_end
 from ffcad.config import TrainConfig
 from ffcad.datasets import (
     DATA_LAYOUTS,
@@ -164,24 +163,16 @@ def _train(
     training = train(config, data, seed, textures=textures, checkpoint=checkpoint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RandomEncoderWarning)  # the command has said it
-        announced = _announced(training, checkpoint, console)
-        return run_to_end(training, shown(announced, config, console), checkpoint)
+        told = announced(_kept(training, checkpoint.parent), checkpoint, console)
+        return run_to_end(training, shown(told, config, console), checkpoint)
 
 
-def _announced(
-    training: Iterable[Progress], checkpoint: Path, console: Console
-) -> Iterator[Progress]:
-    """Passes a training's progress on; before the first, says where this sitting began."""
-    for progress in training:
-        if progress.iteration <= progress.resumed_at + 1:
-            # Only now is the folder known to be this training's.
-            write_json(checkpoint.with_name("config.json"), progress.model.config.to_dict())
-            if progress.note is not None:
-                _say(f"warning: {progress.note}")
-            if progress.resumed_at > 0:
-                used = checkpoint if progress.note is None else previous_checkpoint(checkpoint)
-                where = f"{used}, iteration {progress.resumed_at}"
-                console.print(f"going on from {where}", soft_wrap=True)
+def _kept(training: Iterable[Progress], folder: Path) -> Iterator[Progress]:
+    """Passes the progress on; at the first, when the folder is known to be this training's, writes
+    its configuration there."""
+    for number, progress in enumerate(training):
+        if number == 0:
+            write_json(folder / "config.json", progress.model.config.to_dict())
         yield progress
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,7 +17,7 @@ from ffcad.commands.arguments import (
     positive_number,
 )
 from ffcad.commands.progress import duration, shown_making
-from ffcad.commands.stopping import run_to_end
+from ffcad.commands.stopping import announced, run_to_end
 from ffcad.config import ConfigError, TrainConfig
 from ffcad.corpus import read_corpus
 from ffcad.encoder_weights import load_teacher, read_card, save_encoder
@@ -103,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with FileLock(out.with_suffix(".lock"), timeout=0):
             making = pretrain(recipe, architecture, corpus, teacher, checkpoint=checkpoint)
-            announced = _announced(making, checkpoint, console)
-            final = run_to_end(making, shown_making(announced, console), checkpoint)
+            told = announced(making, checkpoint, console)
+            final = run_to_end(making, shown_making(told, console), checkpoint)
             save_encoder(out, final.encoder, final.card)
             # The file holds all that is left of it.
             for path in (checkpoint, previous_checkpoint(checkpoint)):
@@ -132,19 +131,6 @@ def _there_already(out: Path, key: str) -> int:
         raise UsageError(f"--out {out} is there and is another encoder; give another file")
     print(f"{out} is there already; remove it to make it anew")
     return 0
-
-
-def _announced(
-    making: Iterator[PretrainProgress], checkpoint: Path, console: Console
-) -> Iterator[PretrainProgress]:
-    """Passes the progress on; before the first, says where this sitting began."""
-    for i, progress in enumerate(making):
-        if i == 0 and progress.note is not None:
-            print(f"warning: {progress.note}", file=sys.stderr)
-        if i == 0 and progress.resumed_at > 0:
-            where = f"{checkpoint}, iteration {progress.resumed_at}"
-            console.print(f"going on from {where}", soft_wrap=True)
-        yield progress
 
 
 def _architecture(args: argparse.Namespace) -> EncoderArchitecture:

@@ -11,12 +11,13 @@ from rich.progress import Progress as Bar
 
 from ffcad.config import TrainConfig
 from ffcad.cost import iteration_macs
+from ffcad.iterated_work import Standing
 from ffcad.pretrain import PretrainProgress
 from ffcad.training import AUTOENCODER, HEAD, Progress
 
 SECONDS_BETWEEN_LINES = 10
 
-Kind = TypeVar("Kind", Progress, PretrainProgress)
+Kind = TypeVar("Kind", bound=Standing)
 
 
 def shown(

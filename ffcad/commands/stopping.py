@@ -1,16 +1,30 @@
-"""How a command that trains is stopped: a signal lets the iteration end, then it is saved."""
+"""How a command that trains goes on, and is stopped: a signal lets the iteration end."""
 
 import signal
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from ffcad.checkpoint import previous_checkpoint
-from ffcad.pretrain import PretrainProgress
-from ffcad.training import Progress
+from rich.console import Console
 
-Kind = TypeVar("Kind", Progress, PretrainProgress)
+from ffcad.checkpoint import previous_checkpoint
+from ffcad.iterated_work import Standing
+
+Kind = TypeVar("Kind", bound=Standing)
+
+
+def announced(training: Iterable[Kind], checkpoint: Path, console: Console) -> Iterator[Kind]:
+    """Passes the progress on; before the first, says where this sitting begins."""
+    for number, progress in enumerate(training):
+        if number == 0 and progress.note is not None:
+            print(f"warning: {progress.note}", file=sys.stderr)
+        if number == 0 and progress.resumed_at > 0:
+            used = checkpoint if progress.note is None else previous_checkpoint(checkpoint)
+            where = f"{used}, iteration {progress.resumed_at}"
+            console.print(f"going on from {where}", soft_wrap=True)
+        yield progress
 
 
 def run_to_end(

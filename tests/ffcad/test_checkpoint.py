@@ -8,7 +8,7 @@ import torch
 
 from ffcad.checkpoint import (
     FORMAT,
-    KEYS,
+    TRAINING_KEYS,
     CheckpointError,
     UnreadableCheckpoint,
     load_checkpoint,
@@ -20,7 +20,7 @@ from ffcad.checkpoint import (
 
 @pytest.fixture
 def state() -> dict:
-    return {key: None for key in KEYS - {"format"}} | {
+    return {key: None for key in TRAINING_KEYS} | {
         "model": {"weight": torch.arange(6.0).reshape(2, 3)},
         "history": [{"iteration": 1, "loss": 0.5, "select_image_auroc": 0.75}],
         "iteration": 1,

@@ -260,7 +260,18 @@ def test_each_training_has_a_folder_of_its_own_by_default(root: Path):
 
 def test_time_left_expects_stage_two_to_be_slower():
     config = TrainConfig(image_size=64, autoencoder_iterations=10, head_iterations=20)
-    at = Progress("autoencoder", 1, 30, 0.0, 5.0, None, [], False, None, "")
+    at = Progress(
+        stage="autoencoder",
+        iteration=1,
+        iterations=30,
+        loss=0.0,
+        seconds=5.0,
+        metrics=None,
+        history=[],
+        final=False,
+        model=None,
+        encoder_digest="",
+    )
     time_left = TimeLeft(config)
     assert time_left.slower > 1.5
     assert time_left(at) is None, "the first iteration says nothing about the pace"

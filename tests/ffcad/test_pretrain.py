@@ -171,7 +171,7 @@ def test_a_branch_that_is_dead_is_no_encoder(corpus, teacher, monkeypatch):
     for progress in making:
         if progress.iteration == RECIPE.iterations:
             break
-    state = making.gi_frame.f_locals["making"]
+    state = making.gi_yieldfrom.gi_frame.f_locals["self"]
     for name in ("weight", "bias"):
         for part in ("layer3.1.conv2.bn_g", "layer3.0.conv2.bn_g", "layer3.0.downsample.bn_g"):
             state.best[f"{part}.{name}"].fill_(0 if name == "weight" else -1)

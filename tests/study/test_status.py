@@ -8,9 +8,9 @@ import pytest
 
 from study.__main__ import main
 from study.arguments import parse
-from study.driver import open_study
 from study.inputs import Inputs
 from study.leases import Waiter
+from study.question import open_study
 from study.storage import Storage
 from study.trials import StudyFolder
 
@@ -72,6 +72,7 @@ def test_a_study_that_nobody_runs_is_said_so(lease, tmp_path, capsys):
     [
         ({"inputs": {"later": 1}}, "written by another version of this project, which knows later"),
         ({"inputs": {}}, "the digests of the study's inputs cannot be read: "),
+        ({"inputs": None}, "it has no 'inputs'; remove it and give the study's own command"),
         ({"fixed": {"hsas": "3d"}}, "hsas"),
         ({"fixed": {"later": 1}}, "later"),
     ],

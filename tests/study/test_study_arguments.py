@@ -83,7 +83,7 @@ def test_the_draws_of_each_cell_are_a_budget_that_grows_and_never_shrinks(storag
     assert (config.draws, space.draws, len(space.distinct_cells())) == (6, 6, 12)
     more = parsed("--space", "optimizer", "--num-trials", "8")
     assert (more.name, more.draws, more.asked()) == (config.name, 8, config.asked())
-    StudyFolder(Storage(storage), more.name).write_document({"study": more.to_dict()})
+    StudyFolder(Storage(storage), more.name).write_document({"study": more.to_dict(), "inputs": {}})
     for flags in (["--space", "optimizer"], ["--resume", more.name, "--num-trials", "2"]):
         config, space, _ = parse(flags)
         assert (config.draws, space.draws, config.num_trials) == (8, 8, 6)
