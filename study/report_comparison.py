@@ -56,7 +56,7 @@ def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
 def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
     """What the comparisons say, a sentence for each verdict."""
     if len(results.cells) == 1:
-        return []
+        return [_alone(results)]
     if not comparisons:
         return [Text("No two cells have a finished fit on the same case yet: nothing to compare.")]
     lines = []
@@ -84,23 +84,36 @@ def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
     return lines
 
 
+def _alone(results: StudyResults) -> Text:
+    """What there is to say of a single cell."""
+    (cell,) = results.cells
+    known = {metric: spread(s) for metric in results.metrics if (s := cell.chosen.scores(metric))}
+    if not known:
+        return Text("No fit is finished yet.")
+    said = " and ".join(
+        f"{MEANING[m]} {mean_and_spread(k.mean, k.seeds)} %" for m, k in known.items()
+    )
+    return Text(f"{quoted(cell.name)} has {said} on the report split.")
+
+
 def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
     """The table in the paper's shape, with what the paper does not give."""
     metrics = results.metrics
     with_paper = any(ablation_row(cell.chosen.config) for cell in results.cells)
+    several = len(results.cells) > 1
     columns = [Column("Cell", numeric=False), Column("Cases done")]
     for metric in metrics:
-        columns += [
-            Column(f"{SHORT[metric]} mean \N{PLUS-MINUS SIGN} spread", "%"),
-            Column(f"{SHORT[metric]} difference [95 % interval]", "points"),
-            Column(f"{SHORT[metric]} verdict", numeric=False),
-        ]
+        columns.append(Column(f"{SHORT[metric]} mean \N{PLUS-MINUS SIGN} spread", "%"))
+        if several:
+            columns.append(Column(f"{SHORT[metric]} difference [95 % interval]", "points"))
+            columns.append(Column(f"{SHORT[metric]} verdict", numeric=False))
     if with_paper:
         columns += [Column(f"Paper's {SHORT[metric]}", "%") for metric in metrics]
+    if with_paper and several:
         columns += [Column(f"{SHORT[metric]} sign agrees", numeric=False) for metric in metrics]
     rows = [_result_row(results, cell, comparisons, with_paper) for cell in results.cells]
     return Table(
-        title="Cells beside the reference",
+        title="Cells beside the reference" if several else "Means over the cases",
         columns=tuple(columns),
         rows=tuple(rows),
         notes=tuple(_result_notes(results, with_paper)),
@@ -122,6 +135,8 @@ def _result_row(
         known = spread(scores) if scores else None
         row.append(Entry(mean_and_spread(known.mean, known.seeds) if known else NOTHING))
         comparison = comparisons.get((cell.name, metric))
+        if len(results.cells) == 1:
+            continue
         if reference:
             row += [Entry("reference", MUTED), Entry(NOTHING, MUTED)]
         elif comparison is None:
@@ -134,6 +149,7 @@ def _result_row(
             Entry(percent(paper.values[bare(metric)]) if paper else NOTHING)
             for metric in results.metrics
         ]
+    if with_paper and len(results.cells) > 1:
         row += [sign_agrees(results, cell, metric, comparisons) for metric in results.metrics]
     return tuple(row)
 
@@ -170,10 +186,13 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
         "the categories of the mean over their seeds.",
         "The spread is the standard deviation over the seeds within a category, pooled over the "
         "categories; a category with one seed says nothing of it.",
-        f"Differences are to {quoted(results.reference)}, over the cases that both have. The "
-        "interval is about these categories and other seeds; p-values behind a verdict are "
-        "corrected over all differences of this table (Holm).",
     ]
+    if len(results.cells) > 1:
+        notes.append(
+            f"Differences are to {quoted(results.reference)}, over the cases that both have. The "
+            "interval is about these categories and other seeds; p-values behind a verdict are "
+            "corrected over all differences of this table (Holm)."
+        )
     done = {len(cell.chosen.finished) for cell in results.cells}
     if len(done) > 1:
         notes.append(

@@ -159,7 +159,7 @@ def _predicted(ledger: Ledger, fit: FitRecord, data: CategoryData) -> tuple[np.n
 
 def _sheet(judged: list[Judged], names: tuple[str, str]) -> bytes:
     """A row per image: image, truth, both maps."""
-    figure = canvas(0.5 + 2.25 * len(judged))
+    figure = canvas(0.4 + 2.2 * len(judged))
     grid = figure.subplots(len(judged), 4, squeeze=False)
     titles = ("image", "truth", *(textwrap.shorten(n, 24, placeholder="…") for n in names))
     for row, one in zip(grid, judged, strict=True):

@@ -105,6 +105,25 @@ def test_a_study_that_nobody_began_has_a_report(grid, tmp_path):
     assert "nothing to compare" in " ".join(texts(report))
 
 
+def test_one_cell_alone_has_its_means_beside_the_papers_categories(tmp_path):
+    space = tmp_path / "main.py"
+    write_space(space, "How well?", CELLS={"FFC-AD": {}}, FIXED=FIXED, TABLES=("4", "6", "10"))
+    study = begin(tmp_path, space, "--categories", "wood,dial", "--seeds", "0,1")
+    config = dataclasses.replace(study[0], data="mvtec", data_root="/data/mvtec")
+    study[3].write_document({**study[3].read_document(), "study": config.to_dict()})
+    finish_grid(study, lambda cell, category, seed: metrics("all", category, seed))
+    report = report_of(tmp_path)
+    assert table(report, "Means over the cases")["FFC-AD"] == [
+        "4 of 4", "90.0 ± 0.0", "51.1 ± 0.1", "98.9", "77.0"
+    ]  # fmt: skip
+    assert "“FFC-AD” has image AUROC 90.0 ± 0.0 % and pixel AP 51.1 ± 0.1 %" in texts(report)[0]
+    # Of the two categories the paper has one.
+    fourth = table(report, "Table 4 of the paper: pixel AP")
+    paper = next(row for row in table_rows("4") if row.name == "wood").values["pixel_ap"]
+    assert fourth["wood"] == ["50.1 ± 0.1", percent(paper), plain(points(0.501 - paper))]
+    assert list(fourth) == ["wood", "average of these 1"]
+
+
 def test_failed_fits_are_listed_and_in_no_mean(grid, tmp_path):
     def some(cell, category, seed):
         failing = (cell, category, seed) == ("no HSAS", "wood", 0)
