@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, load_textures
 from study.analysis import needed_pairs, smallest_p
 from study.arguments import Sought
@@ -23,6 +24,7 @@ from study.fit_costs import (
     Seconds,
     fit_work,
     history,
+    is_near,
     seconds_measured,
     seconds_of_like,
     seconds_scaled,
@@ -84,6 +86,7 @@ def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console)
     for line in (
         plan.describe(config),
         *describe(found, disk, sought.price),
+        *describe_more(config, space, seconds),
         *describe_power(config, space),
         *(f"note: {note}" for note in (*notes, *plan.notes)),
     ):
@@ -123,9 +126,30 @@ def describe(found: Estimate, disk: float, price: float | None) -> list[str]:
     return lines
 
 
+def describe_more(config: StudyConfig, space: Space, seconds: Seconds) -> list[str]:
+    """What may make a study less than the estimate, and what comes after it.
+
+    Args:
+        config, space: the study.
+        seconds: of a fit.
+    """
+    lines = []
+    if not space.is_grid and config.early_stopping:
+        lines.append("early stopping: makes it less, by how much is not known")
+    if config.confirm:
+        default = TrainConfig.from_dict(space.fixed)
+        each = [seconds(default, category) for category in config.categories]
+        fits = 2 * config.confirm * len(each)
+        time = "" if None in each else f", about {_duration(2 * config.confirm * sum(each))} more"
+        lines.append(f"confirmation: {fits} fits{time}, not counted in")
+    return lines
+
+
 def describe_power(config: StudyConfig, space: Space) -> list[str]:
     """What the number of cases can show at best, in a line; none where nothing is compared."""
-    pairs, comparisons = len(config.cases), len(space.cells) - 1
+    # Rows that are one configuration are compared once.
+    cells = dataclasses.replace(space, draws=1).distinct_cells()
+    pairs, comparisons = len(config.cases), len(cells) - 1
     if not space.is_grid:
         if not config.confirm:
             return []
@@ -154,11 +178,11 @@ def _seconds(
     ahead = configurations_ahead(space, plan)
     images: Images = {name: (len(d.select), len(d.report)) for (name, _), d in data.items()}
     records = history(ledger, config.cpus_per_trial)
-    if records or not ahead:
-        like = seconds_of_like(records)
-        if all(like(c, name) is not None for c in ahead for name in config.categories):
-            return like, from_history(len(records), "like these")
-        return seconds_scaled(records, images), from_history(len(records), "scaled by their work")
+    like = seconds_of_like(records)
+    if all(like(c, name) is not None for c in ahead for name in config.categories):
+        return like, from_history(len(records), "like these")
+    if near := [record for record in records if is_near(record, ahead)]:
+        return seconds_scaled(near, images), from_history(len(near), "scaled by their work")
     category = config.categories[0]
     by_work = sorted(ahead, key=lambda c: fit_work(c, images[category]))
     ends = list(dict.fromkeys((by_work[0], by_work[-1])))

@@ -21,6 +21,8 @@ from study.ledger import FINISHED, READERS, FitRecord, Ledger, LedgerError
 
 # Records that are read for what fits cost.
 MOST_RECORDS = 400
+# Within this factor the seconds of an iteration go with its multiply-accumulates.
+NEAR = 4.0
 # The knobs that a model's size depends on.
 SIZE_KNOBS = (
     "image_size",
@@ -153,6 +155,17 @@ def history(ledger: Ledger, threads: int) -> list[FitRecord]:
         and record.environment.get("threads") == threads
         and record.environment.get("gpu") == gpu
     ]
+
+
+def is_near(record: FitRecord, configurations: Iterable[TrainConfig]) -> bool:
+    """Whether a fit is of about the size of all configurations: a far smaller one, most of whose
+    time is overhead, says nothing of theirs."""
+    own = _iteration_work(TrainConfig.from_dict(record.configuration))
+    return all(1 / NEAR <= _iteration_work(c) / own <= NEAR for c in configurations)
+
+
+def _iteration_work(config: TrainConfig) -> float:
+    return fit_work(config, (0, 0)) / config.iterations
 
 
 def seconds_of_like(records: Iterable[FitRecord]) -> Seconds:

@@ -13,6 +13,7 @@ from study.fit_costs import (
     Speed,
     Work,
     history,
+    is_near,
     seconds_measured,
     seconds_of_like,
     seconds_scaled,
@@ -145,6 +146,8 @@ def test_what_differs_in_size_is_scaled_by_its_work(grid):
     )  # fmt: skip
     assert 50 < seconds(longer, "dial") <= 60
     assert seconds_of_like([record])(longer, "dial") is None
+    assert is_near(record, [config, longer])
+    assert not is_near(record, [config, dataclasses.replace(config, batch_size=64)])
 
 
 def test_between_two_measured_configurations_lies_a_line():

@@ -7,7 +7,7 @@ import pytest
 
 from study.arguments import parse
 from study.costs import Estimate
-from study.dry_run import describe, describe_power
+from study.dry_run import describe, describe_more, describe_power
 from study.run import main
 
 HOUR = 3600.0
@@ -42,6 +42,8 @@ def test_an_estimate_is_said_in_lines():
         ("--space main", []),
         ("--space smoke_grid --seeds 0,1", ["p-value: 1 after", "no verdict is possible below 7"]),
         ("--space components --seeds 0,1,2,3,4,5,6,7,8", ["smallest p-value: 0.012 after Holm"]),
+        ("--space paper --seeds 0,1,2", ["(3 cases, 12 comparisons)"]),
+        ("--space optimizer --num-trials 2 --seeds 0,1,2,3,4,5", ["(6 cases, 1 comparison)"]),
         ("--space smoke --confirm 6", ["smallest p-value: 0.031 after", "(6 cases, 1 comparison)"]),
     ],
 )  # fmt: skip
@@ -51,6 +53,19 @@ def test_a_design_knows_what_it_can_show_at_best(tmp_path, flags, said):
     assert len(lines) == bool(said)
     for part in said:
         assert part in lines[0]
+
+
+def test_a_search_says_what_makes_it_less_and_what_comes_after_it(tmp_path):
+    flags = "--confirm 2 --categories wood,dial"
+    config, space, _ = parse(["--storage", str(tmp_path), *flags.split()])
+    assert describe_more(config, space, lambda configuration, category: 60.0) == [
+        "early stopping: makes it less, by how much is not known",
+        "confirmation: 8 fits, about 8 min more, not counted in",
+    ]
+    config, space, _ = parse(["--storage", str(tmp_path), "--no-early-stopping"])
+    assert describe_more(config, space, lambda configuration, category: 60.0) == []
+    config, space, _ = parse(["--storage", str(tmp_path), "--space", "smoke_grid"])
+    assert describe_more(config, space, lambda configuration, category: 60.0) == []
 
 
 @pytest.mark.slow
