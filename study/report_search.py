@@ -49,7 +49,7 @@ def search_answer(results: StudyResults) -> list[Text]:
         texts.append(
             Text(
                 "The best of many is lucky: its select value is too high, and its rank may be "
-                "chance. Fresh seeds tell."
+                "chance. `--confirm K` fits it and the default again on K fresh seeds."
             )
         )
     return texts
