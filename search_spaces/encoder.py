@@ -5,7 +5,8 @@ equal (FFC in the autoencoder, ratio 0.5, two layers): an FFC encoder that is ra
 ResNet-18's kernels where FFC has a place for them, and that was distilled from ResNet-18; and the
 plain ResNet-18 itself, without FFC in the frozen encoder.
 
-Table: none. Cost: 4 cells x the cases given; two encoders are made first, one of them by training.
+Table: none. Cost: 4 cells x the cases given; each fit is 20,000 iterations at 256x256. Three
+encoders are made first, one of them by training.
 """
 
 CELLS = {

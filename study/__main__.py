@@ -1,4 +1,4 @@
-"""Commands about studies: `python -m study run|status|sync|encoders`."""
+"""Commands about studies: `python -m study run|status|sync|report|encoders`."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         from study.run import main as run
 
         return run(arguments[1:])
-    from study import encoder_commands
+    from study import encoder_commands, report_command
 
     if arguments[:1] == ["encoders"] and "make" in arguments:
         return encoder_commands.make([a for a in arguments[1:] if a != "make"])
@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     sync.add_argument("study", help="its name")
     sync.add_argument("--tracking-uri", help="default: the study's own")
-    for command in (status, sync):
+    report = report_command.add_parser(commands)
+    for command in (status, sync, report):
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     encoder_commands.add_parser(commands)
     given = parser.parse_args(arguments)
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         storage = Storage(given.storage)
         if given.command == "sync":
             return _sync(storage, given.study, given.tracking_uri)
+        if given.command == "report":
+            return report_command.run(given, storage, PatientConsole())
         if given.command == "encoders":
             return encoder_commands.run(given, storage, PatientConsole())
         return _status(storage, given.study, given.json)

@@ -1,101 +1,52 @@
 """The command line of a study: flags into a StudyConfig, everything wrong with them in one line."""
 
-import argparse
+import dataclasses
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS, list_categories
+from ffcad.datasets import list_categories
 from ffcad.pretrain_config import METHODS
 from study.config import (
-    LOG_CHECKPOINTS,
-    OBJECTIVES,
     StudyConfig,
     StudyError,
     space_fields,
 )
-from study.space_files import available_spaces, load_space
+from study.flags import (
+    DEFAULT_DRAWS,
+    DEFAULT_ENCODER,
+    DEFAULT_SPACE,
+    DEFAULT_STORAGE,
+    SYNTHETIC_CATEGORY,
+    make_parser,
+)
+from study.space_files import load_space
 from study.spaces import Space
 from study.storage import Storage
-from study.trials import existing_study
+from study.trials import StudyFolder, existing_study
 
 TRACKING_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
-DEFAULT_SPACE, DEFAULT_STORAGE = "smoke", "runs"
-# The one whose defects are largest, so that the smallest study sees them.
-SYNTHETIC_CATEGORY = "wood"
-# Where neither flag nor space says it: made from ImageNet's ResNet-18, or, for the synthetic
-# images, which need no download, none.
-DEFAULT_ENCODER = "distilled"
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+@dataclass(frozen=True)
+class Sought:
+    """What is to be done with a study now; no part of it.
 
-    def error(self, message: str) -> None:
-        raise StudyError(f"{message}; --help lists the flags")
+    Attributes:
+        extend: whether a study of that name with another question is extended to this one.
+        dry_run: whether only its costs are said.
+        price: of a GPU-hour, in whatever currency.
+    """
 
-
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of `study/run.py`; those that were not given stay out of the namespace."""
-    parser = Parser(
-        prog="study/run.py",
-        description="A study of FFC-AD: searches a space of configurations on a data set's "
-        "categories, several at once, and logs every fit to MLflow. The same command again goes "
-        "on where it stopped.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--data", choices=DATA_LAYOUTS, help="layout of the images on disk (default: synthetic)")
-    add("--data-root", metavar="DIR", help="folder of the images")
-    add(
-        "--categories",
-        metavar="A,B",
-        help=f"default: all; of the synthetic data {SYNTHETIC_CATEGORY}",
-    )
-    add("--textures", metavar="DIR", help="source images of simulated anomalies (default: none)")
-    add(
-        "--encoder",
-        metavar="E",
-        help=f"the frozen encoder: {', '.join(METHODS)} (made first, once), random, torchvision, "
-        f"or a file of weights (default: {DEFAULT_ENCODER}; of the synthetic data random)",
-    )
-    add("--teacher", metavar="FILE", help="ResNet-18 that encoders are made from; or torchvision")
-    add("--corpus", metavar="DIR,DIR", help="images for it (default: the normal training images)")
-    add("--pretrain", metavar="KNOB=VALUE", action="append", help="of its recipe; may be repeated")
-    add("--allow-duplicates", action="store_true", help="an image may be in train and test")
-    add(
-        "--space",
-        metavar="NAME",
-        help=f"{', '.join(available_spaces())}, or a .py file (default: {DEFAULT_SPACE})",
-    )
-    add("--set", metavar="KNOB=VALUE", action="append", help="pins a knob; may be repeated")
-    add("--num-trials", type=int, metavar="N", help="of a search: configurations (default: 6)")
-    add("--seeds", metavar="0,1", help="each category is fitted once with each (default: 0)")
-    add("--select-on", choices=PROTOCOLS, help="what configurations are chosen on")
-    add("--holdout", choices=HOLDOUTS, help="what the holdout protocol halves")
-    add("--objective", choices=OBJECTIVES, metavar="M", help=", ".join(OBJECTIVES))
-    add("--no-early-stopping", action="store_true", help="no trial is stopped early")
-    add("--study", metavar="NAME", help="default: named after space, data and a digest")
-    add("--resume", metavar="NAME", help="goes on with a study; other flags only as they were")
-    add("--extend", action="store_true", help="a study of this name asks the changed question")
-    add(
-        "--storage",
-        metavar="DIR",
-        help="of ledger and studies: a folder, s3://bucket/folder or gs://bucket/folder (default: "
-        f"{DEFAULT_STORAGE})",
-    )
-    add("--tracking-uri", metavar="URI", help="of MLflow (default: SQLite on the storage)")
-    add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copied into MLflow (default: last)")
-    add("--retries", type=int, metavar="N", help="of a trial whose worker dies (default: 2)")
-    add("--cpus-per-trial", type=int, metavar="N", help="cores of a trial (default: 1)")
-    add("--gpus-per-trial", type=float, metavar="N", help="may be a fraction (default: 1 if any)")
-    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
-    return parser
+    extend: bool = False
+    dry_run: bool = False
+    price: float | None = None
 
 
-def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
-    """A study, its search space, and whether `--extend` was given, from the command line.
+def parse(argv: list[str]) -> tuple[StudyConfig, Space, Sought]:
+    """A study, its search space, and what is to be done with it, from the command line.
 
     Raises:
         StudyError, SpaceError, ConfigError, DataError, LedgerError, StorageError: with the user's
@@ -103,7 +54,7 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
     """
     given = vars(make_parser().parse_args(argv))
     storage = Storage(given.pop("storage", DEFAULT_STORAGE))
-    extend = given.pop("extend", False)
+    sought = _sought(given)
     fields: dict[str, Any] = {"storage": storage.where}
     space = None
     if "resume" in given:
@@ -119,18 +70,55 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, bool]:
     given.pop("space", None)
     space = _pinned(space, given)
     _check_makes(space, given)
-    if space.is_grid and "num_trials" in given:
-        raise StudyError(
-            f"--num-trials is for a search, but {space.name!r} is a grid of "
-            f"{len(space.distinct_cells())} cells, which are all done"
-        )
+    space = _tuned(space, given, "draws" in fields)
     fields |= space_fields(space)
     fields |= _fields(given)
     fields["categories"] = _categories(fields)
     if uri := fields.get("tracking_uri"):
         _check_tracking(uri)
     storage.check()
-    return StudyConfig(**fields), space, extend
+    config = StudyConfig(**fields)
+    if space.nuisance:
+        config, space = _with_all_draws(config, space, StudyFolder(storage, config.name))
+    return config, space, sought
+
+
+def _sought(given: dict[str, Any]) -> Sought:
+    """The flags that are no part of a study, taken out."""
+    price = given.pop("price_per_gpu_hour", None)
+    sought = Sought(given.pop("extend", False), given.pop("dry_run", False), price)
+    if price is not None and not sought.dry_run:
+        raise StudyError("--price-per-gpu-hour is for --dry-run; give both")
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        raise StudyError(f"--price-per-gpu-hour must be 0 or more but got {price}")
+    return sought
+
+
+def _tuned(space: Space, given: dict[str, Any], resumed: bool) -> Space:
+    """A grid with the draws of `--num-trials`, which is taken out, if it has nuisance knobs."""
+    if not space.is_grid:
+        return space
+    if space.nuisance:
+        draws = space.draws if resumed else DEFAULT_DRAWS
+        draws = given.pop("num_trials", draws)
+        if draws < 1:
+            raise StudyError(f"--num-trials must be 1 or more but got {draws}")
+        return dataclasses.replace(space, draws=draws)
+    if "num_trials" in given:
+        raise StudyError(
+            f"--num-trials is for a search or for NUISANCE, but {space.name!r} is a grid of "
+            f"{len(space.distinct_cells())} cells, which are all done"
+        )
+    return space
+
+
+def _with_all_draws(
+    config: StudyConfig, space: Space, folder: StudyFolder
+) -> tuple[StudyConfig, Space]:
+    """A grid with at least the draws that it has had: what was drawn stays drawn."""
+    former = folder.read_document()["study"].get("draws", 1) if folder.exists() else 1
+    draws = max(config.draws, former)
+    return dataclasses.replace(config, draws=draws), dataclasses.replace(space, draws=draws)
 
 
 def _pinned(space: Space, given: dict[str, Any]) -> Space:
@@ -162,7 +150,8 @@ def _pinned(space: Space, given: dict[str, Any]) -> Space:
 
 def _default_encoder(space: Space, fields: dict[str, Any]) -> str | None:
     """What `--encoder` is where it was not given; None leaves it to the space."""
-    says = any("encoder_weights" in knobs for knobs in (space.search, space.fixed))
+    parts = (space.search, space.fixed, space.nuisance)
+    says = any("encoder_weights" in knobs for knobs in parts)
     says = says or any("encoder_weights" in knobs for knobs in space.cells.values())
     synthetic = fields.get("data", "synthetic") == "synthetic"
     return None if says or synthetic else DEFAULT_ENCODER

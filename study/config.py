@@ -44,6 +44,10 @@ class StudyConfig:
         search: knob -> distribution, as Optuna's JSON.
         fixed: knob -> value.
         cells: of a grid: name -> knob -> value; empty for a search.
+        reference: the cell that the others are compared with; None takes a grid's first one.
+        tables: the paper's, that ask the same.
+        nuisance: of a grid: knob tuned within each cell -> distribution, as Optuna's JSON.
+        draws: of a grid: configurations per cell, those of earlier sittings counted.
         data: the layout on disk.
         categories: of the data set.
         seeds: each category is fitted once with each.
@@ -65,6 +69,8 @@ class StudyConfig:
         tracking_uri: MLflow's; None takes a SQLite file on the storage, or, where that is no
             folder, in `runs`.
         num_trials: of a search: distinct configurations, those of earlier sittings counted.
+        confirm: fresh seeds on which the best configuration and the default are fitted when the
+            study is done; 0 for none.
         retries: how often a trial whose worker died is tried again.
         cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine.
         log_checkpoints: which checkpoint of each fit is copied into MLflow: its last one, the one
@@ -79,6 +85,10 @@ class StudyConfig:
     search: dict[str, str]
     fixed: dict[str, Any]
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reference: str | None = None
+    tables: tuple[str, ...] = ()
+    nuisance: dict[str, str] = field(default_factory=dict)
+    draws: int = 1
     data: str = "synthetic"
     categories: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
@@ -97,6 +107,7 @@ class StudyConfig:
     storage: str = "runs"
     tracking_uri: str | None = None
     num_trials: int = 6
+    confirm: int = 0
     cpus_per_trial: int = 1
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
@@ -108,6 +119,7 @@ class StudyConfig:
         object.__setattr__(self, "categories", tuple(self.categories))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "corpus", tuple(self.corpus))
+        object.__setattr__(self, "tables", tuple(self.tables))
         _one_of("--data", self.data, DATA_LAYOUTS)
         _one_of("--select-on", self.select_on, PROTOCOLS)
         _one_of("--holdout", self.holdout, HOLDOUTS)
@@ -122,6 +134,12 @@ class StudyConfig:
         if min(self.seeds) < 0:
             raise StudyError(f"--seeds must be 0 or more but got {min(self.seeds)}")
         _at_least("--num-trials", self.num_trials, 1)
+        _at_least("--confirm", self.confirm, 0)
+        if self.confirm and self.cells and not self.nuisance:
+            raise StudyError(
+                "--confirm is for a search or for NUISANCE, where the best of many is chosen; in "
+                "this grid nothing is, so give more --seeds"
+            )
         _at_least("--retries", self.retries, 0)
         _at_least("--cpus-per-trial", self.cpus_per_trial, 1)
         if self.max_concurrent is not None:
@@ -167,8 +185,17 @@ class StudyConfig:
 
         from study.spaces import checked
 
-        search = {name: json_to_distribution(text) for name, text in self.search.items()}
-        return checked(self.space, self.question, search, self.fixed, cells=self.cells)
+        return checked(
+            self.space,
+            self.question,
+            {name: json_to_distribution(text) for name, text in self.search.items()},
+            self.fixed,
+            cells=self.cells,
+            reference=self.reference,
+            tables=self.tables,
+            nuisance={name: json_to_distribution(text) for name, text in self.nuisance.items()},
+            draws=self.draws,
+        )
 
     def asked(self) -> dict[str, Any]:
         """What makes this study the one that it is: two studies of one name must agree on it.
@@ -182,7 +209,10 @@ class StudyConfig:
             for k, v in self.fixed.items()
             if names[k].metadata["numerical"] and k != "encoder_weights"
         }
+        # Left out where there is none, so that older studies are the ones that they were.
+        nuisance = {"nuisance": dict(sorted(self.nuisance.items()))} if self.nuisance else {}
         return {
+            **nuisance,
             "search": dict(sorted(self.search.items())),
             "fixed": dict(sorted(fixed.items())),
             "cells": self.cells,
@@ -228,6 +258,10 @@ def space_fields(space: "Space") -> dict[str, Any]:
         "search": {name: distribution_to_json(d) for name, d in space.search.items()},
         "fixed": space.fixed,
         "cells": space.cells,
+        "reference": space.reference,
+        "tables": space.tables,
+        "nuisance": {name: distribution_to_json(d) for name, d in space.nuisance.items()},
+        "draws": space.draws,
     }
 
 

@@ -14,7 +14,14 @@ from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, outcomes
-from study.wording import RANDOM_ENCODER, caveats, cell_names, settings, varying_knobs
+from study.wording import (
+    RANDOM_ENCODER,
+    caveats,
+    cell_names,
+    settings,
+    tuned_knobs,
+    varying_knobs,
+)
 
 MOST_ROWS = 20
 # What the table shows beside the objective, where there is room for no more.
@@ -45,7 +52,9 @@ def summary(
     varying, names = varying_knobs([o.first for o in known]), cell_names(config)
 
     def said(trial: TrialRecord) -> list[str]:
-        return [names[trial.digest]] if trial.digest in names else settings(trial, varying)
+        if trial.digest not in names:
+            return settings(trial, varying)
+        return [names[trial.digest], *settings(trial, tuned_knobs(config, trial))]
 
     table = _headed_table(config, columns)
     # Between columns are a border and two spaces, at the table's ends a border.
@@ -135,21 +144,22 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
         config: the study.
         done: how many configurations it has, if nothing of what was asked for is left; else None.
     """
-    python = _short(Path(sys.executable), resolve=False)
+    python = short_path(Path(sys.executable), resolve=False)
     if urlsplit(config.mlflow_uri).scheme in ("http", "https"):
         look = f"open {config.mlflow_uri}"
     else:
-        uri = config.tracking_uri or f"sqlite:///{_short(config.local_folder / 'mlflow.db')}"
+        uri = config.tracking_uri or f"sqlite:///{short_path(config.local_folder / 'mlflow.db')}"
         look = f"{python} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
     run = f"{python} {run_command()}"
     local = Storage(config.storage).local
-    storage = _short(local) if local else config.storage
+    storage = short_path(local) if local else config.storage
     again = f"{run} --resume {config.name}{'' if storage == 'runs' else f' --storage {storage}'}"
     commands = {"Look at the runs": look}
     if done is None:
         commands["Go on with this study"] = again
-    elif not config.cells:
-        commands["Try more configurations"] = f"{again} --num-trials {2 * done}"
+    elif not config.cells or config.nuisance:
+        more = 2 * (config.draws if config.cells else done)
+        commands["Try more configurations"] = f"{again} --num-trials {more}"
     commands["Use your own images"] = f"{run} --data folder --data-root FOLDER"
     for title, command in commands.items():
         console.print(f"{title}:", style="bold")
@@ -159,7 +169,7 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
 def run_command() -> str:
     """How this program was started, for the commands that it prints."""
     script = Path(sys.argv[0])
-    return _short(script) if script.name == "run.py" else "-m study run"
+    return short_path(script) if script.name == "run.py" else "-m study run"
 
 
 def _folded(parts: list[str], width: int) -> str:
@@ -188,7 +198,7 @@ def _title(metric: str) -> str:
     return "\n".join(w.upper() if w.startswith("au") or w == "ap" else w for w in metric.split("_"))
 
 
-def _short(path: Path, resolve: bool = True) -> str:
+def short_path(path: Path, resolve: bool = True) -> str:
     """A path as one types it here: relative to the current folder if it is below it.
 
     A virtual environment's python is a link: resolving it would lead out of the environment.

@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from ffcad.datasets.cache import default_cache
-from study.config import StudyConfig, StudyError, differences
+from study.config import StudyConfig, StudyError
 from study.console import failures, next_steps, notes_of, summary
+from study.costs import estimate_from_history
 from study.driver_log import RAY_ENVIRONMENT, log_of, silence_console
 from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
 from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
+from study.machine import concurrency, own_resources
 from study.plan import Plan, make_plan
-from study.question import ask
+from study.question import open_study
 from study.signals import INTERRUPTED, Interrupts
 from study.sitting import Sitting
 from study.spaces import Space
@@ -80,6 +82,8 @@ def run_study(
         try:
             open_study(folder, config, space, inputs, extend)
             plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
+            if not encoders_only:
+                _keep_estimate(config, space, inputs, folder, plan)
             needs = needed_encoders(space, inputs, plan)
             if encoders_only:
                 needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
@@ -131,6 +135,21 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
     return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
 
 
+def _keep_estimate(
+    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, plan: Plan
+) -> None:
+    """Keeps what the study will cost in its document, once, where the ledger tells it for nothing:
+    so a report can say how wrong it was."""
+    document = folder.read_document()
+    # Of a cluster, this machine does not know how much it does at once.
+    if "plan" in document or not plan.left or os.environ.get("RAY_ADDRESS"):
+        return
+    slots = concurrency(config, own_resources())
+    found = estimate_from_history(config, space, inputs, plan, Ledger(folder.storage), slots)
+    if found is not None:
+        folder.write_document({**document, "plan": found.to_dict()})
+
+
 def _keep_journal(sitting: Sitting) -> None:
     """Writes Optuna's journal as the trials tell it, here and on the storage."""
     from study.search import write_journal
@@ -175,31 +194,6 @@ def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"
         yield background
     finally:
         background.finish(MLFLOW_SECONDS, interrupts.patience)
-
-
-def open_study(
-    folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs, extend: bool
-) -> None:
-    """Begins a study, or goes on with it; one of the same name with another question is refused.
-
-    Raises:
-        StudyError: with what differs, unless it is to be extended.
-    """
-    lines: list[str] = []
-    if folder.exists():
-        document = folder.read_document()
-        lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
-        lines += differences(
-            {"inputs": Inputs.from_dict(document["inputs"]).contents()},
-            {"inputs": inputs.contents()},
-        )
-        if lines and not extend:
-            more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
-            raise StudyError(
-                f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
-                f"{more}; give another --study, or --extend to make this one ask the new question"
-            )
-    ask(folder, config, space, inputs, lines)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.arguments import make_parser
 from study.config import StudyConfig, StudyError
 from study.encoders import LEVELS, EncoderError, EncoderNeed, EncoderRecord, EncoderStore
+from study.flags import make_parser
 from study.ledger import FAILED, FINISHED, Ledger
 from study.storage import Storage
 from study.trials import existing_study

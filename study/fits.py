@@ -23,6 +23,7 @@ from ffcad.metrics import MetricError
 from ffcad.pictures import case_sheet
 from ffcad.predictor import predict
 from ffcad.training import HEAD, METHOD_VERSION, NonFiniteLoss, Progress, train
+from ffcad.type_metrics import metrics_by_type
 from study.context import StudyContext
 from study.data import load_data
 from study.encoder_making import encoder_file
@@ -115,11 +116,11 @@ class Fit(LeasedWork[Progress]):
             return
         self._keep_progress(progress, folder / CHECKPOINT)
         if progress.final:
-            self._draw(self._category, progress, folder)
+            types = self._look_at_report(self._category, progress, folder)
             for name in PICTURES:
                 if (folder / name).is_file():
                     self.ledger.keep(self.key, folder / name)
-            self._write(status=FINISHED, ended=time.time(), error=None)
+            self._write(status=FINISHED, ended=time.time(), error=None, report_types=types)
 
     def _training(
         self, configuration: TrainConfig, data: CategoryData, checkpoint: Path
@@ -172,17 +173,22 @@ class Fit(LeasedWork[Progress]):
         self.ledger.keep_best(self.case.key)
         return progress.iteration
 
-    def _draw(self, data: CategoryData, progress: Progress, folder: Path) -> None:
-        """Sheets and curves of the report split; a fit is not lost because one cannot be drawn."""
-        record = self.record
+    def _look_at_report(
+        self, data: CategoryData, progress: Progress, folder: Path
+    ) -> dict[str, dict[str, float]]:
+        """Draws sheets and curves of the report split, and gives the metrics of its defect types; a
+        fit is not lost because one of them cannot be had."""
+        record, split = self.record, data.report
+        types: dict[str, dict[str, float]] = {}
         title = f"{record.category}, seed {record.seed}, configuration {record.digest}"
         title += " (random encoder weights)" if record.random_encoder else ""
         try:
             use_head = progress.stage == HEAD
-            scores, maps = predict(progress.model, data.report.images, use_head=use_head)
+            scores, maps = predict(progress.model, split.images, use_head=use_head)
+            types = metrics_by_type(scores, split.labels, split.defect_types, maps, split.masks)
             for name in ("worst", "best"):
                 case_sheet(
-                    data.report,
+                    split,
                     scores,
                     maps,
                     folder / f"{name}.png",
@@ -190,11 +196,12 @@ class Fit(LeasedWork[Progress]):
                     rows=PICTURE_ROWS,
                     worst=name == "worst",
                 )
-            curves = split_curves(scores, data.report.labels, maps, data.report.masks)
+            curves = split_curves(scores, split.labels, maps, split.masks)
             curves_picture(curves, folder / "curves.png", f"{title}: report split")
             curves_table(curves, folder / "curves.csv")
         except Exception:
             logger.exception("no pictures of fit %s", record.key)
+        return types
 
     def _data(self) -> CategoryData:
         """The case's images, which must be the driver's."""

@@ -57,6 +57,8 @@ class FitRecord:
         select_on: the protocol that the metrics were taken with.
         inputs: digests of data, textures, weights; the method's version; images per split.
         metrics: of the last evaluation; a finished fit has 'report_...' ones too.
+        report_types: of a finished fit, the report split's metrics for each type of defect against
+            the normal images; see `ffcad.type_metrics`.
         history: all evaluations: iteration, stage, loss, metrics, and 'time' (epoch, seconds).
         iteration, iterations: done, and in the whole training.
         best_iteration: the evaluation whose checkpoint was kept as the best one.
@@ -86,6 +88,7 @@ class FitRecord:
     select_on: str
     inputs: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+    report_types: dict[str, dict[str, float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     iteration: int = 0
     iterations: int = 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import platform
 import resource
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from study.config import StudyConfig, StudyError
 
 SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 _PROC = Path("/proc/self")
@@ -41,6 +44,35 @@ def worker_environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def own_resources() -> dict[str, float]:
+    """This machine's cores and GPUs, as Ray counts them where it is started here."""
+    return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+
+
+def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, float]:
+    """How many trials run at once, and the GPUs of each.
+
+    Args:
+        config: what was asked for.
+        resources: of the cluster, as Ray counts them.
+
+    Raises:
+        StudyError: if not even one trial fits.
+    """
+    cpus, all_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    gpus = config.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if all_gpus else 0.0
+    slots = int(cpus // config.cpus_per_trial)
+    if slots == 0:
+        raise StudyError(f"--cpus-per-trial {config.cpus_per_trial}: there are {cpus:g} cores")
+    if gpus > 0:
+        slots = min(slots, int(all_gpus / gpus + 1e-6))
+        if slots == 0:
+            raise StudyError(f"--gpus-per-trial {gpus:g}: there are {all_gpus:g} GPUs")
+    return min(slots, config.max_concurrent or slots), gpus
 
 
 def reset_peak_memory() -> None:

@@ -23,6 +23,7 @@ def mended_trials(
     folder: StudyFolder,
     ledger: Ledger,
     write: bool = True,
+    extending: bool = False,
 ) -> tuple[list[TrialRecord], list[str]]:
     """All trials of a study, those whose documents are broken or missing rebuilt from their fits.
 
@@ -34,13 +35,15 @@ def mended_trials(
         folder: its documents.
         ledger: of its fits.
         write: whether what is mended is written down; only the holder of the study's lease may.
+        extending: whether the trials do not follow the question yet, which nobody has noted.
 
     Returns:
         The trials by number, and what had to be mended, a line each.
     """
     document = folder.read_document() if folder.exists() else {}
     trials, unreadable = folder.read_trials()
-    if document.get("extending"):  # Only somebody who may not write sees that.
+    # Only somebody who may not write sees that.
+    if extending or document.get("extending"):
         trials = extended(trials, config, space, inputs)
     there, lost = {record.number for record in trials}, set(document.get("lost", []))
     count = max([document.get("trials", 0), *(n + 1 for n in there | unreadable.keys())])

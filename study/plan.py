@@ -65,15 +65,23 @@ class Plan:
         ]
         cases = f"{len(config.cases)} case{'s' * (len(config.cases) != 1)}"
         if self.wanted is None:
-            cells = len({record.digest for record in self.current})
+            named = f"{len({record.digest for record in self.current})} "
+            named += f"configurations of {len(config.cells)} cells" if config.nuisance else "cells"
             parts += [f"{self.begun} to do"]
-            return f"{cells} cells x {cases} = {self.total} fits: {', '.join(parts)}"
+            return f"{named} x {cases} = {self.total} fits: {', '.join(parts)}"
         parts += [f"{self.begun} begun"] * (self.begun > 0) + [f"{self.new} new"]
         return f"{self.total} configurations x {cases}: {', '.join(parts)}"
 
 
 def make_plan(
-    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, ledger: Ledger
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    folder: StudyFolder,
+    ledger: Ledger,
+    *,
+    write: bool = True,
+    extending: bool = False,
 ) -> Plan:
     """Reads what is done, mends what can be mended, and adds a grid's trials.
 
@@ -87,8 +95,12 @@ def make_plan(
         inputs: digests of what goes into its fits.
         folder: its documents.
         ledger: of its fits.
+        write: whether what is mended is written down.
+        extending: whether the trials do not follow the question yet.
     """
-    trials, notes = mended_trials(config, space, inputs, folder, ledger)
+    trials, notes = mended_trials(
+        config, space, inputs, folder, ledger, write=write, extending=extending
+    )
     counted = folder.counted()
     trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
     trials = [_with_encoder_now(record, inputs, EncoderStore(ledger.storage)) for record in trials]

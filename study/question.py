@@ -7,7 +7,7 @@ import warnings
 from optuna.trial import FixedTrial
 
 from ffcad.config import ConfigError, TrainConfig
-from study.config import StudyConfig
+from study.config import StudyConfig, StudyError, differences
 from study.inputs import Inputs, cases_of
 from study.spaces import Space
 from study.trials import RETIRED, Case, StudyFolder, TrialRecord, reopened
@@ -18,6 +18,40 @@ def study_of(folder: StudyFolder) -> tuple[StudyConfig, Space, Inputs]:
     document = folder.read_document()
     config = StudyConfig.from_dict({**document["study"], "storage": folder.storage.where})
     return config, config.search_space(), Inputs.from_dict(document["inputs"])
+
+
+def changes(folder: StudyFolder, config: StudyConfig, inputs: Inputs, extend: bool) -> list[str]:
+    """What a study of this name asked otherwise before, a line each; none where there was none.
+
+    Raises:
+        StudyError: with what differs, unless it is to be extended.
+    """
+    if not folder.exists():
+        return []
+    document = folder.read_document()
+    lines = differences(StudyConfig.from_dict(document["study"]).asked(), config.asked())
+    lines += differences(
+        {"inputs": Inputs.from_dict(document["inputs"]).contents()},
+        {"inputs": inputs.contents()},
+    )
+    if lines and not extend:
+        more = f" (and {len(lines) - 4} more)" if len(lines) > 4 else ""
+        raise StudyError(
+            f"study {config.name!r} in {config.storage} is another one: {'; '.join(lines[:4])}"
+            f"{more}; give another --study, or --extend to make this one ask the new question"
+        )
+    return lines
+
+
+def open_study(
+    folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs, extend: bool
+) -> None:
+    """Begins a study, or goes on with it; one of the same name with another question is refused.
+
+    Raises:
+        StudyError: with what differs, unless it is to be extended.
+    """
+    ask(folder, config, space, inputs, changes(folder, config, inputs, extend))
 
 
 def ask(
@@ -42,6 +76,7 @@ def ask(
         said = {"when": time.time(), "differences": differences}
         document["extended"] = [*document.get("extended", []), said]
         document["extending"] = True
+        document.pop("plan", None)  # It was of another question.
     document.pop("exhausted", None)  # The space: this sitting will find out.
     asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
     folder.write_document(asked)

@@ -38,19 +38,26 @@ def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:
     )
     started = False
     try:
-        config, space, extend = parse(sys.argv[1:] if argv is None else argv)
+        config, space, sought = parse(sys.argv[1:] if argv is None else argv)
         # torch is imported from here on.
         from ffcad.corpus import CorpusError
         from ffcad.encoder_weights import WeightsError
-        from study.driver import run_study
+        from study.confirmation import confirm_best
+        from study.driver import FITS_FAILED, OK, run_study
+        from study.dry_run import dry_run
         from study.inputs import prepare
 
         wrong += (CorpusError, WeightsError)
         console = PatientConsole()
+        if sought.dry_run:
+            return dry_run(config, space, sought, console)
         with console.status("reading the images"):
             config, inputs, notes = prepare(config, space)
         started = True
-        return run_study(config, space, inputs, notes, console, extend, encoders_only)
+        code = run_study(config, space, inputs, notes, console, sought.extend, encoders_only)
+        if config.confirm and not encoders_only and code in (OK, FITS_FAILED):
+            code = max(code, confirm_best(config, space, console))
+        return code
     except wrong as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -14,6 +14,16 @@ or a grid, whose cells are the configurations that its question compares and are
 What is set nowhere is at its default. Cells may be one configuration, as rows of several tables
 are; it is done once and keeps all its names. `study/grids.py` makes cells of factors. Which knobs
 are conditional is not said here: `TrainConfig` knows it (`active_if`).
+
+A grid may also say what else belongs to its question:
+
+    REFERENCE = "FFC"            # the cell that the others are compared with; else the first one
+    NUISANCE = {"sgd_learning_rate": FloatDistribution(0.01, 1, log=True)}  # tuned in every cell
+    TABLES = ("14",)             # of the paper, that ask the same; a search may have them, too
+
+What the cells set is the scientific part. A nuisance knob is one that must be chosen well in each
+cell for the comparison to be fair: every cell gets the same number of configurations
+(`--num-trials`), drawn beforehand, of which the first has the nuisance knobs at their defaults.
 """
 
 import difflib
@@ -33,7 +43,7 @@ def load_space(name: str) -> Space:
     Raises:
         SpaceError: with the one line that the user sees.
     """
-    path = _find(name)
+    path = find_space(name)
     label = path.stem
     spec = importlib.util.spec_from_file_location(f"search_space_{label}", path)
     module = importlib.util.module_from_spec(spec)
@@ -53,8 +63,28 @@ def load_space(name: str) -> Space:
         )
     if cells == {}:
         raise SpaceError(f"search space {name!r}: CELLS is empty; give at least one cell")
+    nuisance, tables = getattr(module, "NUISANCE", {}), getattr(module, "TABLES", ())
+    if not isinstance(nuisance, dict):
+        raise SpaceError(
+            f"search space {name!r}: NUISANCE must be a dict (knob -> Optuna distribution) but got "
+            f"{nuisance!r}"
+        )
+    if isinstance(tables, str) or not all(isinstance(table, str) for table in tables):
+        raise SpaceError(
+            f"search space {name!r}: TABLES must be a tuple of strings like ('12',) but got "
+            f"{tables!r}"
+        )
     question = (module.__doc__ or label).strip().splitlines()[0]
-    return checked(label, question, search or {}, fixed, cells=cells or {})
+    return checked(
+        label,
+        question,
+        search or {},
+        fixed,
+        cells=cells or {},
+        reference=getattr(module, "REFERENCE", None),
+        tables=tuple(tables),
+        nuisance=nuisance,
+    )
 
 
 def available_spaces() -> list[str]:
@@ -63,7 +93,12 @@ def available_spaces() -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
 
 
-def _find(name: str) -> Path:
+def find_space(name: str) -> Path:
+    """The file of a search space, by a name in `search_spaces/` or a path.
+
+    Raises:
+        SpaceError: if there is none, with the nearest name.
+    """
     if name.endswith(".py") or "/" in name:
         path = Path(name).expanduser()
         if not path.is_file():

@@ -3,31 +3,37 @@
 How a space is written down is said in `study/space_files.py`.
 """
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import BaseTrial
 
 from ffcad.config import ConfigError, TrainConfig, check_knob, knobs
+from study.drawing import (
+    bounds,
+    by_dependency,
+    drawn,
+    drawn_at_random,
+    drawn_beforehand,
+    is_active,
+)
+from study.space_checks import (
+    NUMBERED,
+    SpaceError,
+    check_cells,
+    check_distributions,
+    checked_reference,
+    listed,
+)
 
 # Each size is another decoding and another digest of the data set.
 MOST_IMAGE_SIZES = 8
 # Random draws that show whether a space is made of configurations.
 PROBES = 64
-# A message is one line, and a grid may have many cells.
-CELLS_NAMED = 4
-
-
-class SpaceError(ValueError):
-    """A search space that cannot be found, read, or drawn from."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ class Space:
         search: knob -> distribution, in an order in which a condition precedes what it governs.
         fixed: knob -> value.
         cells: of a grid: name -> knob -> value; empty for a search.
+        reference: the cell that the others are compared with; None for a search.
+        tables: the paper's, that ask the same.
+        nuisance: of a grid: knob -> distribution, of what is tuned within each cell, in an order in
+            which a condition precedes what it governs.
+        draws: of a grid: configurations per cell, if there is something to be tuned in it.
     """
 
     name: str
@@ -47,6 +58,10 @@ class Space:
     search: dict[str, BaseDistribution]
     fixed: dict[str, Any]
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reference: str | None = None
+    tables: tuple[str, ...] = ()
+    nuisance: dict[str, BaseDistribution] = field(default_factory=dict)
+    draws: int = 1
 
     @property
     def is_grid(self) -> bool:
@@ -54,11 +69,35 @@ class Space:
         return bool(self.cells)
 
     def cell_configurations(self) -> dict[str, TrainConfig]:
-        """A grid's configurations by their cells' names, in the order written."""
+        """A grid's configurations by their cells' names, in the order written.
+
+        With nuisance knobs a cell has several: the first one, with those knobs at their defaults,
+        has the cell's name, the others are called 'name #2' and so on.
+        """
+        return dict(self._configurations)
+
+    @cached_property
+    def _configurations(self) -> dict[str, TrainConfig]:
         return {
-            name: TrainConfig.from_dict({**self.fixed, **values})
+            name if i == 0 else f"{name}{NUMBERED}{i + 1}": config
             for name, values in self.cells.items()
+            for i, config in enumerate(
+                drawn_beforehand(self.nuisance, {**self.fixed, **values}, self.draws)
+            )
         }
+
+    def cell_of(self, config: TrainConfig) -> list[str]:
+        """The cells that a configuration belongs to, whatever its nuisance knobs; none in a search.
+
+        Rows of several tables may be one cell's configuration, so there may be several.
+        """
+        defaults = {name: knobs()[name].default for name in self.nuisance}
+        own = dataclasses.replace(config, **defaults).digest()
+        return [
+            name
+            for name, values in self.cells.items()
+            if TrainConfig.from_dict({**self.fixed, **values}).digest() == own
+        ]
 
     def distinct_cells(self) -> list[tuple[tuple[str, ...], TrainConfig]]:
         """A grid's configurations, each once, with all names that it has."""
@@ -71,25 +110,21 @@ class Space:
 
     def parameters(self, config: TrainConfig) -> dict[str, Any]:
         """What Optuna knows of a configuration: the searched knobs that are active in it, or those
-        that a grid's cells set."""
+        that a grid's cells set and tune."""
         if self.is_grid:
             return {name: getattr(config, name) for name in self._cell_knobs()}
         values = config.to_dict()
-        return {name: values[name] for name in self.search if _is_active(name, values)}
+        return {name: values[name] for name in self.search if is_active(name, values)}
 
     def optuna_distributions(self) -> dict[str, BaseDistribution]:
         """Of what `parameters` gives; a grid's knobs have the cells' values as choices."""
         if not self.is_grid:
             return self.search
-        return {n: CategoricalDistribution(self.values_of(n)) for n in self._cell_knobs()}
+        return {n: CategoricalDistribution(self._given(n)) for n in self._cell_knobs()}
 
     def draw(self, trial: BaseTrial) -> TrainConfig:
         """Asks an Optuna trial for every searched knob that is active given those before it."""
-        values = dict(self.fixed)
-        for name, distribution in self.search.items():
-            if _is_active(name, values):
-                values[name] = _suggest(trial, name, distribution)
-        return TrainConfig.from_dict(values)
+        return drawn(trial, self.search, self.fixed)
 
     def pinned(self, values: dict[str, Any]) -> "Space":
         """The same space with knobs set to values, searched ones included.
@@ -103,13 +138,24 @@ class Space:
             if varying := [cell for cell, knobs_of in self.cells.items() if name in knobs_of]:
                 raise SpaceError(
                     f"search space {self.name!r}: {name!r} cannot be pinned, because cells set it: "
-                    f"{_listed(varying)}; change CELLS instead"
+                    f"{listed(varying)}; change CELLS instead"
                 )
         fixed = {**self.fixed, **values}
-        search = {k: d for k, d in self.search.items() if k not in values}
-        rest = Space(self.name, self.question, search, fixed)
-        search = {k: d for k, d in search.items() if rest.never_active(k) is None}
-        return checked(self.name, self.question, search, fixed, cells=self.cells)
+        left = {k: d for k, d in (self.search | self.nuisance).items() if k not in values}
+        varied = {"nuisance" if self.is_grid else "search": left}
+        rest = dataclasses.replace(self, fixed=fixed, **varied)
+        left = {k: d for k, d in left.items() if rest.never_active(k) is None}
+        return checked(
+            self.name,
+            self.question,
+            {} if self.is_grid else left,
+            fixed,
+            cells=self.cells,
+            reference=self.reference,
+            tables=self.tables,
+            nuisance=left if self.is_grid else {},
+            draws=self.draws,
+        )
 
     def never_active(self, name: str) -> str | None:
         """Why the knob is never used in this space, or None."""
@@ -123,8 +169,8 @@ class Space:
         if name in self.search:
             return bounds(self.search[name])
         if self.is_grid:
-            configs = self.cell_configurations().values()
-            return list(dict.fromkeys(getattr(config, name) for config in configs))
+            tuned = bounds(self.nuisance[name]) if name in self.nuisance else []
+            return list(dict.fromkeys([*self._given(name), *tuned]))
         return [self.fixed.get(name, knobs()[name].default)]
 
     def corners(self, names: list[str]) -> list[TrainConfig]:
@@ -138,7 +184,13 @@ class Space:
         ]
 
     def _cell_knobs(self) -> list[str]:
-        return list(dict.fromkeys(knob for values in self.cells.values() for knob in values))
+        named = (knob for values in self.cells.values() for knob in values)
+        return list(dict.fromkeys([*named, *self.nuisance]))
+
+    def _given(self, name: str) -> list[Any]:
+        """The values that a grid's configurations have of a knob."""
+        values = (getattr(config, name) for config in self._configurations.values())
+        return list(dict.fromkeys(values))
 
 
 def checked(
@@ -148,72 +200,70 @@ def checked(
     fixed: dict[str, Any],
     *,
     cells: dict[str, dict[str, Any]] | None = None,
+    reference: str | None = None,
+    tables: tuple[str, ...] = (),
+    nuisance: dict[str, BaseDistribution] | None = None,
+    draws: int = 1,
 ) -> Space:
     """A space whose every bound, or every cell, is a configuration.
 
+    Args:
+        name, question, search, fixed, cells, tables: as `Space` has them.
+        reference: None takes a grid's first cell.
+        nuisance: of a grid.
+        draws: counts only where there is something to be tuned.
+
     Raises:
-        SpaceError: if a key is no knob, is fixed and also searched or set by a cell, or can never
-            be active; if a bound or a cell is not allowed; if there are searched knobs and cells.
+        SpaceError: if a key is no knob, is in two of what is fixed, tuned, searched and set by
+            cells, or can never be active; if a bound or a cell is not allowed; if there are
+            searched knobs and cells; if the reference is no cell.
     """
-    cells = cells or {}
+    cells, nuisance = cells or {}, nuisance or {}
     if search and cells:
         raise SpaceError(f"search space {name!r}: has SEARCH and CELLS; keep one")
+    if nuisance and not cells:
+        raise SpaceError(
+            f"search space {name!r}: NUISANCE is for CELLS; a search tunes every knob of SEARCH"
+        )
     try:
-        for key in (*search, *fixed):
+        for key in (*search, *nuisance, *fixed):
             check_knob(key)
         TrainConfig.from_dict(fixed)
     except ConfigError as e:
         raise SpaceError(f"search space {name!r}: {e}") from e
-    if both := sorted(set(search) & set(fixed)):
-        raise SpaceError(f"search space {name!r}: {both[0]!r} is in SEARCH and in FIXED; keep one")
-    for key, distribution in search.items():
-        if not isinstance(distribution, BaseDistribution):
-            raise SpaceError(
-                f"search space {name!r}: SEARCH[{key!r}] must be an Optuna distribution but got "
-                f"{distribution!r} ({type(distribution).__name__}); a single value goes into FIXED"
-            )
-    _check_cells(name, cells, fixed)
-    space = Space(name, question, _by_dependency(name, search), fixed, cells)
+    for part, distributions in (("SEARCH", search), ("NUISANCE", nuisance)):
+        check_distributions(name, part, distributions, fixed)
+    check_cells(name, cells, fixed, nuisance)
+    space = Space(
+        name,
+        question,
+        by_dependency(search),
+        fixed,
+        cells,
+        checked_reference(name, reference, cells),
+        tuple(tables),
+        by_dependency(nuisance),
+        draws if nuisance else 1,
+    )
     for key in space.optuna_distributions():
         _check_knob_range(space, key)
     _check_draws(space)
     return space
 
 
-def _check_cells(name: str, cells: dict[str, dict[str, Any]], fixed: dict[str, Any]) -> None:
-    for cell, values in cells.items():
-        if not (isinstance(cell, str) and cell.strip() and isinstance(values, dict)):
-            raise SpaceError(
-                f"search space {name!r}: CELLS must be name -> (knob -> value), with names that "
-                f"are not empty, but got {cell!r}: {values!r}"
-            )
-        if both := sorted(set(values) & set(fixed)):
-            raise SpaceError(
-                f"search space {name!r}: {both[0]!r} is in cell {cell!r} and in FIXED; keep one"
-            )
-        try:
-            TrainConfig.from_dict({**fixed, **values})
-        except ConfigError as e:
-            raise SpaceError(f"search space {name!r}, cell {cell!r}: {e}") from e
-
-
-def bounds(distribution: BaseDistribution) -> list[Any]:
-    """A distribution's choices, or its two ends."""
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low, distribution.high]
-
-
 def _check_knob_range(space: Space, key: str) -> None:
-    for value in space.values_of(key) if key in space.search else ():
-        try:
-            TrainConfig.from_dict({**space.fixed, key: value})
-        except ConfigError as e:
-            raise SpaceError(f"search space {space.name!r}: {e}") from e
+    distributions = space.search | space.nuisance
+    for value in bounds(distributions[key]) if key in distributions else ():
+        for cell in space.cells.values() or [{}]:
+            try:
+                TrainConfig.from_dict({**space.fixed, **cell, key: value})
+            except ConfigError as e:
+                raise SpaceError(f"search space {space.name!r}: {e}") from e
     if reason := space.never_active(key):
-        done = "set by cells" if space.is_grid else "searched"
+        tuned = "tuned" if key in space.nuisance else "set by cells"
         raise SpaceError(
-            f"search space {space.name!r}: {key!r} is {done} but never used, because {reason}"
+            f"search space {space.name!r}: {key!r} is {tuned if space.is_grid else 'searched'} but "
+            f"never used, because {reason}"
         )
     sizes = space.optuna_distributions().get("image_size")
     if key == "image_size" and not (
@@ -231,55 +281,9 @@ def _check_draws(space: Space) -> None:
     configuration. Some of it is drawn again during a search, most of it is a mistake."""
     if not space.search:
         return
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    optuna.logging.set_verbosity(verbosity)
-    wrong = []
-    for _ in range(PROBES):
-        try:
-            space.draw(study.ask())
-        except ConfigError as e:
-            wrong.append(e)
+    _, wrong = drawn_at_random(space.search, space.fixed, PROBES)
     if len(wrong) > PROBES // 2:
         raise SpaceError(
             f"search space {space.name!r}: {len(wrong)} of {PROBES} random draws are no "
             f"configuration; the last one: {wrong[-1]}"
         ) from wrong[-1]
-
-
-def _by_dependency(name: str, search: dict[str, BaseDistribution]) -> dict[str, BaseDistribution]:
-    ordered: dict[str, BaseDistribution] = {}
-
-    def place(key: str) -> None:
-        for condition in knobs()[key].metadata["active_if"]:
-            if condition in search:
-                place(condition)
-        ordered[key] = search[key]
-
-    for key in search:
-        place(key)
-    return ordered
-
-
-def _is_active(name: str, values: dict[str, Any]) -> bool:
-    """Whether the knob is used, given the values drawn so far and the defaults of the rest."""
-    return all(
-        values.get(other, knobs()[other].default) in allowed and _is_active(other, values)
-        for other, allowed in knobs()[name].metadata["active_if"].items()
-    )
-
-
-def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    low, high = distribution.low, distribution.high
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - CELLS_NAMED
-    return ", ".join(map(repr, names[:CELLS_NAMED])) + (f" and {rest} more" if rest > 0 else "")

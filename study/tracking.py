@@ -1,7 +1,8 @@
 """Ledger -> MLflow, by one writer: a thread of the driver, or `python -m study sync` afterwards.
 
     experiment                      the study
-      run  level=study              the study: question, counts, best objective, results.csv
+      run  level=study              the study: question, counts, best objective, results.csv,
+                                  report (`python -m study report`)
         run  level=encoder          an encoder that it needs: agreement over iterations, card
         run  level=configuration    a configuration: mean, deviation and worst over its cases
           run  level=fit            a fit: parameters, metrics over iterations, data, system
@@ -15,6 +16,7 @@ holds is said in `study/study_content.py` and `study/fit_content.py`, how it is 
 
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from study.config import StudyConfig
@@ -78,6 +80,15 @@ class Mirror:
             # Nobody knows what was still written, or whether it is the same server that comes back.
             self.experiment.client = None
             raise
+
+    def keep_report(self, folder: Path, files: list[Path]) -> None:
+        """Copies a report's files, which are below a folder, to the study's run; those of an
+        earlier report are replaced."""
+        self.sync(live=False)  # The run may not be there yet.
+        run = self.experiment.runs["study", self.config.name]
+        for file in files:
+            place = ("report", *file.parent.relative_to(folder).parts)
+            self.experiment.client.log_artifact(run.id, str(file), "/".join(place))
 
     def _connect(self) -> None:
         """Finds what MLflow has of the study; all of it is compared anew."""

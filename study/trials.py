@@ -170,7 +170,8 @@ class StudyFolder:
         'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'trials' the number of
         trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
         question was changed, 'extending' while not all trials follow that yet; 'exhausted' is there
-        when the search space held no further configuration.
+        when the search space held no further configuration; 'plan' is what the study was thought to
+        cost (`study.costs.Estimate`), where that was known.
 
         Raises:
             LedgerError: if it is unreadable.

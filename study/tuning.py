@@ -27,7 +27,7 @@ from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
-from study.machine import code_environment
+from study.machine import code_environment, concurrency
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
@@ -292,30 +292,6 @@ def start_ray() -> None:
     except Exception as e:  # Ray raises whatever it has, a plain Exception among it.
         where = f"Ray at RAY_ADDRESS={address} does not answer" if address else "Ray does not start"
         raise StudyError(f"{where}: {last_line(e.__cause__ or e)[:300]}") from e
-
-
-def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, float]:
-    """How many trials run at once, and the GPUs of each.
-
-    Args:
-        config: what was asked for.
-        resources: of the cluster, as Ray counts them.
-
-    Raises:
-        StudyError: if not even one trial fits.
-    """
-    cpus, all_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    gpus = config.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if all_gpus else 0.0
-    slots = int(cpus // config.cpus_per_trial)
-    if slots == 0:
-        raise StudyError(f"--cpus-per-trial {config.cpus_per_trial}: there are {cpus:g} cores")
-    if gpus > 0:
-        slots = min(slots, int(all_gpus / gpus + 1e-6))
-        if slots == 0:
-            raise StudyError(f"--gpus-per-trial {gpus:g}: there are {all_gpus:g} GPUs")
-    return min(slots, config.max_concurrent or slots), gpus
 
 
 def count_rungs(config: StudyConfig, space: Space) -> int:

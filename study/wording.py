@@ -2,10 +2,17 @@
 
 from typing import Any
 
+from ffcad.config import TrainConfig
 from study.config import StudyConfig
 from study.trials import TrialRecord
 
 RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
+SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
+
+
+def confirmation_name(name: str) -> str:
+    """The name of the study that confirms another one's best configuration."""
+    return f"{name}-confirm"
 
 
 def cell_names(config: StudyConfig) -> dict[str, str]:
@@ -21,6 +28,12 @@ def varying_knobs(trials: list[TrialRecord]) -> list[str]:
     return [n for n in drawn if len({repr(t.drawn.get(n)) for t in trials}) > 1] or drawn
 
 
+def tuned_knobs(config: StudyConfig, trial: TrialRecord) -> list[str]:
+    """The nuisance knobs that are used in a grid's trial."""
+    configuration = TrainConfig.from_dict(trial.configuration)
+    return [name for name in config.nuisance if configuration.is_active(name)]
+
+
 def settings(trial: TrialRecord, names: list[str]) -> list[str]:
     """A trial's values of some knobs, as 'name value'."""
     return [f"{n} {_value(trial.drawn[n])}" for n in names if n in trial.drawn]
@@ -31,11 +44,21 @@ def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
     n = len(config.cases)
     cases = f"{n} case{'s' * (n > 1)}"
     lines = [f"Chosen by {config.objective}; the other metrics are the report split's; {cases}."]
+    if config.confirm:
+        lines.append(
+            "The best of many is lucky: report the figures of study "
+            f"{confirmation_name(config.name)}, which has it on fresh seeds."
+        )
     if config.select_on == "paper":
-        lines.append("Protocol 'paper': chosen and reported on the same images.")
+        lines.append(SAME_IMAGES)
     if any(t.configuration["encoder_weights"] == "random" for t in trials):
         lines.append(RANDOM_ENCODER)
     return lines
+
+
+def is_warning(line: str) -> bool:
+    """Whether a caveat is one that nobody must miss."""
+    return line in (RANDOM_ENCODER, SAME_IMAGES)
 
 
 def _value(value: Any) -> str:

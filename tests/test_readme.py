@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ffcad.commands import main as ffcad
-from study.arguments import make_parser
+from study.flags import make_parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -108,6 +108,26 @@ def test_the_rows_of_a_grid_have_the_names_of_their_cells(tmp_path, monkeypatch)
     assert "Best: trial 0, full" in text
 
 
+def test_the_rows_of_a_tuned_grid_say_what_was_tuned_in_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid, space, _ = parse(["--study", "mine", "--space", "optimizer", "--num-trials", "2"])
+    grid = dataclasses.replace(grid, objective="select_pixel_ap")
+    trials = [
+        dataclasses.replace(
+            trial(number, "finished", number / 10, **space.parameters(config)),
+            configuration=config.to_dict(),
+            digest=config.digest(),
+        )
+        for number, config in enumerate(space.cell_configurations().values())
+    ]
+    text = shown(grid, trials)
+    names = re.findall(r"│ ((?:AdamW|SGD)(?: #2)?)[, ]", text)
+    assert names == ["SGD #2", "SGD", "AdamW #2", "AdamW"]
+    # The other optimizer's rate is not used.
+    assert "Best: trial 3, SGD #2, sgd_learning_rate 0.1" in text
+    assert "adamw_learning_rate 0.001" in text
+
+
 def test_what_the_user_named_is_shown_as_written(config):
     trials = [
         trial(0, "finished", 0.2, corpus="[paper]"),

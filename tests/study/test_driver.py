@@ -8,9 +8,10 @@ from rich.console import Console
 
 from study.arguments import parse
 from study.config import StudyError
-from study.driver import _keep_journal, driver_lease, open_study, run_study
+from study.driver import _keep_journal, driver_lease, run_study
 from study.inputs import Inputs
 from study.plan import Plan
+from study.question import open_study
 from study.sitting import Sitting
 from study.storage import Storage
 from study.trials import StudyFolder
@@ -23,8 +24,8 @@ def ask(tmp_path):
     """Opens the study 'mine' with flags and inputs."""
 
     def opened(*flags, inputs=INPUTS):
-        config, space, extend = parse(["--storage", str(tmp_path), "--study", "mine", *flags])
-        open_study(StudyFolder(Storage(tmp_path), "mine"), config, space, inputs, extend)
+        config, space, sought = parse(["--storage", str(tmp_path), "--study", "mine", *flags])
+        open_study(StudyFolder(Storage(tmp_path), "mine"), config, space, inputs, sought.extend)
 
     return opened
 

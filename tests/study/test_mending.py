@@ -6,12 +6,11 @@ import pytest
 
 from ffcad.config import TrainConfig
 from study.arguments import parse
-from study.driver import open_study
 from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
 from study.mending import mended_trials
 from study.plan import make_plan
-from study.question import study_of
+from study.question import open_study, study_of
 from study.search import rebuild_study
 from study.sitting import Sitting
 from study.storage import Storage, StorageError
@@ -51,12 +50,12 @@ class Study:
 
     def __init__(self, path, *flags):
         flags = ["--storage", str(path), "--study", "mine", *flags]
-        self.config, self.space, self.extend = parse(flags)
+        self.config, self.space, self.sought = parse(flags)
         self.storage = Watched(path)
         self.folder, self.ledger = StudyFolder(self.storage, "mine"), Ledger(self.storage)
 
     def open(self):
-        open_study(self.folder, self.config, self.space, INPUTS, self.extend)
+        open_study(self.folder, self.config, self.space, INPUTS, self.sought.extend)
         return self
 
     def plan(self):

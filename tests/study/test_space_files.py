@@ -26,6 +26,8 @@ def test_a_space_is_found_by_its_path(tmp_path):
         ("FIXED = {}", "needs either a dict SEARCH"),
         ("CELLS = ['a']", "a dict CELLS (name -> knob -> value)"),
         ("CELLS = {}", "CELLS is empty; give at least one cell"),
+        ("CELLS = {'a': {}}\nNUISANCE = ['a']", "NUISANCE must be a dict (knob -> Optuna distrib"),
+        ("CELLS = {'a': {}}\nTABLES = '12'", "TABLES must be a tuple of strings like ('12',) but"),
         ("SEARCH = {}\nCELLS = {'a': {}}", "has SEARCH and CELLS; keep one"),
         (
             "from study.grids import leave_one_out\nCELLS = leave_one_out({}, {'full': {}})",

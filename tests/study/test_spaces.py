@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ffcad.config import TrainConfig, knobs
 from study.search import OptunaSearch
-from study.space_files import available_spaces, load_space
-from study.spaces import SpaceError, bounds, checked
+from study.space_files import load_space
+from study.spaces import SpaceError, checked
 
 
 def space_of(search, fixed=None, name="mine"):
@@ -18,27 +16,6 @@ def draws(space, n=60):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trials = [study.ask() for _ in range(n)]
     return [(space.draw(trial), trial.params) for trial in trials]
-
-
-@pytest.mark.parametrize("name", available_spaces())
-def test_every_space_of_the_project_gives_configurations_and_has_a_lab_card(name):
-    space = load_space(name)
-    text = (Path(__file__).parents[2] / "search_spaces" / f"{name}.py").read_text()
-    assert space.question.endswith("?")
-    assert "Table:" in text
-    assert "Cost:" in text
-    if space.is_grid:
-        assert len(space.distinct_cells()) > 1
-    else:
-        assert all(isinstance(config, TrainConfig) for config, _ in draws(space, 20))
-
-
-@pytest.mark.parametrize("name", available_spaces())
-def test_every_bound_of_every_space_is_a_configuration(name):
-    space = load_space(name)
-    for knob, distribution in space.search.items():
-        for value in bounds(distribution):
-            TrainConfig.from_dict({**space.fixed, knob: value})
 
 
 def test_a_conditional_knob_is_drawn_only_where_it_is_used():
@@ -260,3 +237,106 @@ def test_a_grid_whose_cells_are_no_configurations_is_refused(cells, fixed, messa
 def test_a_space_is_not_both_searched_and_enumerated():
     with pytest.raises(SpaceError, match="has SEARCH and CELLS; keep one"):
         checked("both", "?", {"ffc_layers": IntDistribution(1, 3)}, {}, cells={"a": {}})
+
+
+RATES = {
+    "sgd_learning_rate": FloatDistribution(1e-2, 1.0, log=True),
+    "adamw_learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+}
+OPTIMIZERS = {"AdamW": {"optimizer": "adamw"}, "SGD": {"optimizer": "sgd"}}
+
+
+def tuned(draws, nuisance=RATES, cells=OPTIMIZERS):
+    return checked("mine", "why?", {}, {}, cells=cells, nuisance=nuisance, draws=draws)
+
+
+def test_each_cell_is_tuned_with_as_many_configurations_the_first_at_the_defaults():
+    space = tuned(4)
+    found = space.cell_configurations()
+    assert list(found) == [
+        "AdamW", "AdamW #2", "AdamW #3", "AdamW #4", "SGD", "SGD #2", "SGD #3", "SGD #4",
+    ]  # fmt: skip
+    assert found["SGD"] == TrainConfig(optimizer="sgd")
+    assert found["AdamW"] == TrainConfig(optimizer="adamw")
+    # In base 2, Halton's sequence is 1/2, 1/4, 3/4; the range is on a logarithmic scale.
+    assert [found[f"SGD #{i}"].sgd_learning_rate for i in (2, 3, 4)] == [0.1, 0.03162, 0.3162]
+    default = knobs()["adamw_learning_rate"].default
+    assert {c.adamw_learning_rate for name, c in found.items() if "SGD" in name} == {default}
+    assert len(space.distinct_cells()) == 8
+
+
+def test_more_draws_keep_those_that_there_were():
+    few, many = tuned(3).cell_configurations(), tuned(9).cell_configurations()
+    assert {name: many[name] for name in few} == few
+    assert len(many) == 18
+
+
+def test_a_configuration_tells_its_cells_whatever_was_tuned_in_it():
+    space = tuned(3, cells={**OPTIMIZERS, "default": {}})
+    for name, config in tuned(6, cells=space.cells).cell_configurations().items():
+        cell = name.partition(" #")[0]
+        assert cell in space.cell_of(config)
+        assert space.cell_of(config) in (["AdamW"], ["SGD", "default"])
+    assert space.cell_of(TrainConfig(optimizer="sgd", ffc_layers=1)) == []
+    assert load_space("smoke").cell_of(TrainConfig()) == []
+
+
+def test_a_cell_has_no_more_configurations_than_there_are():
+    space = tuned(6, {"hsas_probability": CategoricalDistribution((0.1, 0.2))}, {
+        "none": {"hsas": "none"}, "2d": {"hsas": "2d"},
+    })  # fmt: skip
+    assert list(space.cell_configurations()) == ["none", "2d", "2d #2"]
+
+
+def test_optuna_takes_every_configuration_that_is_tuned():
+    space = tuned(3)
+    distributions = space.optuna_distributions()
+    for config in space.cell_configurations().values():
+        parameters = space.parameters(config)
+        trial = optuna.trial.create_trial(params=parameters, distributions=distributions, value=0.5)
+        assert TrainConfig.from_dict(trial.params) == config
+
+
+def test_a_nuisance_knob_that_is_pinned_is_tuned_no_more():
+    space = tuned(3).pinned({"sgd_learning_rate": 0.2})
+    assert list(space.nuisance) == ["adamw_learning_rate"]
+    assert list(space.cell_configurations()) == ["AdamW", "AdamW #2", "AdamW #3", "SGD"]
+    assert (space.draws, space.reference) == (3, "AdamW")
+    assert space.pinned({"adamw_learning_rate": 0.2}).draws == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"reference": "SDG"}, "REFERENCE 'SDG' is no cell; did you mean 'SGD'?"),
+        ({"nuisance": {"sgd_rate": RATES["sgd_learning_rate"]}}, "unknown knob 'sgd_rate'; did"),
+        ({"nuisance": {"sgd_learning_rate": 0.1}}, "NUISANCE['sgd_learning_rate'] must be an Opt"),
+        (
+            {"nuisance": {"optimizer": CategoricalDistribution(("sgd",))}},
+            "'optimizer' is in cell 'AdamW' and in NUISANCE; keep one",
+        ),
+        ({"fixed": {"sgd_learning_rate": 1.0}}, "'sgd_learning_rate' is in NUISANCE and in FIXED"),
+        (
+            {"nuisance": {"sgd_learning_rate": FloatDistribution(0, 1)}},
+            "sgd_learning_rate must be more than 0 but got 0",
+        ),
+        (
+            {"cells": {"AdamW": {"optimizer": "adamw"}}, "reference": None},
+            "'sgd_learning_rate' is tuned but never used, because optimizer is never 'sgd'",
+        ),
+        ({"cells": {"SGD #1": {}}, "reference": None}, "'SGD #1' must not have ' #' in its name"),
+        (
+            {"cells": None, "reference": None},
+            "NUISANCE is for CELLS; a search tunes every knob of SEARCH",
+        ),
+        ({"cells": None, "nuisance": None}, "REFERENCE is for CELLS; a search has none"),
+    ],
+)
+def test_what_is_tuned_is_apart_from_what_is_compared_and_fixed(parts, message):
+    parts = {
+        "cells": OPTIMIZERS, "nuisance": RATES, "reference": "SGD", "fixed": {}, **parts,
+    }  # fmt: skip
+    with pytest.raises(SpaceError) as e:
+        checked("mine", "why?", {}, parts.pop("fixed"), **parts)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)

@@ -8,9 +8,9 @@ import pytest
 
 from study.__main__ import main
 from study.arguments import parse
-from study.driver import open_study
 from study.inputs import Inputs
 from study.leases import Waiter
+from study.question import open_study
 from study.storage import Storage
 from study.trials import StudyFolder
 

@@ -78,6 +78,31 @@ def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage
     assert space.fixed["batch_size"] == 4
 
 
+def test_the_draws_of_each_cell_are_a_budget_that_grows_and_never_shrinks(storage):
+    config, space, _ = parse(["--space", "optimizer"])
+    assert (config.draws, space.draws, len(space.distinct_cells())) == (6, 6, 12)
+    more = parsed("--space", "optimizer", "--num-trials", "8")
+    assert (more.name, more.draws, more.asked()) == (config.name, 8, config.asked())
+    StudyFolder(Storage(storage), more.name).write_document({"study": more.to_dict(), "inputs": {}})
+    for flags in (["--space", "optimizer"], ["--resume", more.name, "--num-trials", "2"]):
+        config, space, _ = parse(flags)
+        assert (config.draws, space.draws, config.num_trials) == (8, 8, 6)
+        assert config.search_space() == space
+    assert parsed("--resume", more.name, "--num-trials", "9").draws == 9
+
+
+def test_a_study_without_the_newer_fields_is_the_one_that_it_was(storage):
+    document = parsed("--space", "smoke_grid").to_dict()
+    for name in ("reference", "tables", "nuisance", "draws"):
+        del document[name]
+    # As an earlier version named it.
+    assert document["name"] == "smoke_grid-synthetic-43e293"
+    old = StudyConfig.from_dict({**document, "name": ""})
+    assert old.name == document["name"]
+    assert "nuisance" not in old.asked()
+    assert old.search_space().reference == "full"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -92,6 +117,8 @@ def test_resuming_takes_everything_from_the_study_but_what_is_given_anew(storage
         ("--seeds a", "--seeds must be numbers like 0,1,2 but got 'a'"),
         ("--seeds -1", "--seeds must be 0 or more but got -1"),
         ("--num-trials 0", "--num-trials must be 1 or more but got 0"),
+        ("--num-trials 0 --space optimizer", "--num-trials must be 1 or more but got 0"),
+        ("--num-trials 3 --space smoke_grid", "'smoke_grid' is a grid of 3 cells, which are all"),
         ("--num-trials many", "invalid int value: 'many'"),
         ("--data pictures", "invalid choice: 'pictures'"),
         ("--data mvtec", "--data mvtec needs --data-root"),

@@ -1,0 +1,90 @@
+"""The best configuration of a study and the default, fitted again on seeds that chose neither.
+
+The best of many is partly lucky: its figures on the cases that it was chosen on are too good. So
+they are taken anew, on fresh seeds, beside the default's on the same ones, by a study of its own,
+which is a grid of two cells. It is a function of the first study alone: the same command goes on
+with it, and where the best has become another one, or more seeds are asked for, it is extended.
+"""
+
+import dataclasses
+
+from rich.console import Console
+
+from ffcad.config import TrainConfig
+from study.config import StudyConfig, space_fields
+from study.driver import OK, run_study
+from study.inputs import prepare
+from study.ledger import FINISHED
+from study.spaces import Space, checked
+from study.storage import Storage
+from study.trials import StudyFolder, TrialRecord, outcomes
+from study.wording import confirmation_name
+
+BEST, DEFAULT = "best", "default"
+
+
+def best_configuration(config: StudyConfig, trials: list[TrialRecord]) -> TrainConfig | None:
+    """The finished configuration with the best objective; None where none is finished.
+
+    Args:
+        config: the study.
+        trials: of it.
+    """
+    finished = [o for o in outcomes(trials, len(config.cases)) if o.state == FINISHED]
+    if not finished:
+        return None
+    best = max(finished, key=lambda outcome: outcome.value)
+    return TrainConfig.from_dict(best.first.configuration)
+
+
+def confirmation(config: StudyConfig, space: Space, best: TrainConfig) -> tuple[StudyConfig, Space]:
+    """The study that confirms another one's best configuration.
+
+    Args:
+        config, space: the study whose best is confirmed, with its objective and seeds to confirm.
+        best: its best configuration.
+
+    Returns:
+        A grid of the cells 'best' and 'default', on the same categories and on as many seeds as
+        are asked for, which follow the greatest one that the study has used.
+    """
+    grid = checked(
+        f"{space.name}-confirm",
+        f"Is the best configuration of {config.name} better than the default on fresh seeds?",
+        {},
+        space.fixed,
+        cells={BEST: space.parameters(best), DEFAULT: {}},
+        reference=DEFAULT,
+    )
+    first = max(config.seeds) + 1
+    confirming = dataclasses.replace(
+        config,
+        **space_fields(grid),
+        name=confirmation_name(config.name),
+        seeds=tuple(range(first, first + config.confirm)),
+        confirm=0,
+    )
+    return confirming, grid
+
+
+def confirm_best(config: StudyConfig, space: Space, console: Console) -> int:
+    """Fits the best configuration of a study that is done, and the default, on fresh seeds.
+
+    Args:
+        config: the study, with its objective chosen.
+        space: its search space.
+        console: where to.
+
+    Returns:
+        The exit code, as `run_study`'s; 0 where there is nothing to confirm.
+    """
+    best = best_configuration(config, StudyFolder(Storage(config.storage), config.name).trials())
+    if best is None:
+        return OK
+    confirming, grid = confirmation(config, space, best)
+    if len(grid.distinct_cells()) == 1:
+        console.print("The best configuration is the default: there is nothing to confirm.")
+        return OK
+    with console.status("reading the images"):
+        confirming, inputs, notes = prepare(confirming, grid)
+    return run_study(confirming, grid, inputs, notes, console, extend=True)

@@ -1,0 +1,207 @@
+"""What a study will cost, before it is run: what is left of it, times what a fit costs."""
+
+import heapq
+import time
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from ffcad.config import TrainConfig
+from study.config import StudyConfig
+from study.drawing import drawn_at_random
+from study.encoder_needs import encoders_to_make, needed_encoders
+from study.encoders import EncoderStore
+from study.fit_costs import Seconds, encoder_seconds, history, seconds_of_like, summed
+from study.inputs import Inputs, cases_of
+from study.ledger import FINISHED, Ledger
+from study.plan import Plan
+from study.question import cell_cases
+from study.spaces import Space
+from study.storage import Storage
+from study.trials import Case
+
+# Random draws that stand for the configurations that a search will ask for.
+SAMPLED = 16
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a study, and what it will cost.
+
+    Attributes:
+        fits: of the whole study.
+        finished, begun: of them in the ledger, whoever did them.
+        seconds: of all fits that are left, added up; None where nothing is known.
+        wall_seconds: from beginning to end, with `slots` trials at once.
+        slots: trials at once.
+        gpus: of each.
+        source: what it was estimated from, in a few words.
+        spent_seconds: of the fits that are finished or begun, whoever did them.
+        encoders: to be made.
+        encoder_seconds: of making them, added up; None where nothing is known. They are counted in
+            both sums where it is known.
+    """
+
+    fits: int
+    finished: int
+    begun: int
+    seconds: float | None
+    wall_seconds: float | None
+    slots: int
+    gpus: float
+    source: str
+    spent_seconds: float = 0.0
+    encoders: int = 0
+    encoder_seconds: float | None = 0.0
+
+    @property
+    def left(self) -> int:
+        """Fits that are not finished."""
+        return self.fits - self.finished
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of what is left; None where its time is not known."""
+        return None if self.seconds is None else self.seconds * self.gpus / 3600
+
+    def with_encoders(self, count: int, seconds: float | None) -> "Estimate":
+        """The same with encoders that are made first, several at once.
+
+        Args:
+            count: how many.
+            seconds: of making them, added up; None where nothing is known.
+        """
+        added = replace(self, encoders=count, encoder_seconds=seconds)
+        if not count or seconds is None or self.seconds is None:
+            return added
+        wall = self.wall_seconds + seconds / min(self.slots, count)
+        return replace(added, seconds=self.seconds + seconds, wall_seconds=wall)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the study's document keeps it, with the time at which it was made (epoch, seconds)."""
+        return {**asdict(self), "when": time.time()}
+
+
+def configurations_ahead(space: Space, plan: Plan) -> list[TrainConfig]:
+    """What is left to be fitted; random draws stand for what a search will ask for."""
+    begun = [TrainConfig.from_dict(t.configuration) for t in plan.trials if not t.decided]
+    if not plan.new:
+        return begun
+    return [*begun, *drawn_at_random(space.search, space.fixed, SAMPLED)[0]]
+
+
+def estimate(
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    plan: Plan,
+    ledger: Ledger,
+    seconds: Seconds,
+    source: str,
+    slots: tuple[int, float],
+) -> Estimate:
+    """Counts what is left of a study, and adds up what it costs.
+
+    Args:
+        config, space, inputs: the study.
+        plan: what is left of it.
+        ledger: what is done.
+        seconds: of a fit.
+        source: what those come from.
+        slots: trials at once, and the GPUs of each.
+    """
+    cases = [case for trial in plan.trials if not trial.decided for case in trial.cases]
+    if space.is_grid:
+        cases = [case for _, case in cell_cases(config, space, inputs)]
+    records = {r.key: r for r in ledger.read_all(list({case.key for case in cases}))[0]}
+    durations: list[float | None] = []
+
+    def left(configuration: TrainConfig, case: Case) -> float | None:
+        record, whole = records.get(case.key), seconds(configuration, case.category)
+        if record is not None and record.status == FINISHED:
+            return 0.0
+        return whole if whole is None or record is None else max(0.0, whole - record.seconds)
+
+    for trial in plan.trials:
+        if not trial.decided:
+            configuration = TrainConfig.from_dict(trial.configuration)
+            durations.append(summed(left(configuration, case) for case in trial.cases))
+    if plan.new:
+        sample, _ = drawn_at_random(space.search, space.fixed, SAMPLED)
+        each = [
+            summed(seconds(drawn, case.category) for case in cases_of(config, inputs, drawn))
+            for drawn in sample
+        ]
+        mean = None if None in each or not each else fmean(each)
+        durations += [mean] * plan.new
+    total = summed(durations)
+    count = len({case.key for case in cases}) + plan.new * len(config.cases)
+    states = [record.status for record in records.values()]
+    return Estimate(
+        fits=count,
+        finished=states.count(FINISHED),
+        begun=sum(r.status != FINISHED and r.iteration > 0 for r in records.values()),
+        seconds=total,
+        wall_seconds=None if total is None else wall_seconds(durations, slots[0]),
+        slots=slots[0],
+        gpus=slots[1],
+        source=source,
+        spent_seconds=sum(record.seconds for record in records.values()),
+    )
+
+
+def wall_seconds(durations: list[float], slots: int) -> float:
+    """From beginning to end, where each of so many slots takes the next trial when it is free."""
+    free = [0.0] * slots
+    for duration in durations:
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)
+
+
+def estimate_from_history(
+    config: StudyConfig,
+    space: Space,
+    inputs: Inputs,
+    plan: Plan,
+    ledger: Ledger,
+    slots: tuple[int, float],
+) -> Estimate | None:
+    """What a study will cost, where the ledger has fits like all of its own; costs nothing.
+
+    Args:
+        config, space, inputs: the study.
+        plan: what is left of it.
+        ledger: of what is done.
+        slots: trials at once, and the GPUs of each.
+    """
+    records = history(ledger, config.cpus_per_trial)
+    if not records:
+        return None
+    source = from_history(len(records), "like these")
+    seconds = seconds_of_like(records)
+    found = estimate(config, space, inputs, plan, ledger, seconds, source, slots)
+    if found.seconds is None:
+        return None
+    return with_encoders(found, space, inputs, plan, ledger.storage)
+
+
+def with_encoders(
+    found: Estimate, space: Space, inputs: Inputs, plan: Plan, storage: Storage
+) -> Estimate:
+    """An estimate with the encoders that are made before the trials of a plan.
+
+    Args:
+        found: of the fits.
+        space, inputs: the study's.
+        plan: what is left of it.
+        storage: holds encoders.
+    """
+    store = EncoderStore(storage)
+    left, _ = encoders_to_make(needed_encoders(space, inputs, plan), store)
+    making = encoder_seconds(left.values(), store)
+    return found.with_encoders(len(left), making)
+
+
+def from_history(count: int, how: str) -> str:
+    """An estimate's source, in a few words."""
+    return f"from {count} finished fit{'s' * (count != 1)} in the ledger, {how}"

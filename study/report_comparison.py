@@ -1,0 +1,290 @@
+"""What a report says of a grid: its cells side by side, and how sure the differences are."""
+
+from collections.abc import Mapping
+
+from study.analysis import (
+    BETTER,
+    NO_DIFFERENCE,
+    TOO_FEW,
+    WORSE,
+    Comparison,
+    compare_cells,
+    correct_together,
+)
+from study.paired_statistics import spread
+from study.paper_numbers import SOURCE, ablation_row
+from study.report_tables import (
+    BAD,
+    GOOD,
+    MUTED,
+    NOTHING,
+    PLAIN,
+    STRONG,
+    Column,
+    Entry,
+    Table,
+    Text,
+    bare,
+    interval,
+    mean_and_spread,
+    p_value,
+    percent,
+    points,
+    quoted,
+)
+from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
+
+SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
+MEANING = {DETECTION: "image AUROC", LOCALISATION: "pixel AP"}
+HEADING = {DETECTION: "Image AUROC", LOCALISATION: "Pixel AP"}
+TONES = {BETTER: GOOD, WORSE: BAD, NO_DIFFERENCE: PLAIN, TOO_FEW: MUTED}
+
+Comparisons = Mapping[tuple[str, str], Comparison]
+
+
+def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
+    """(cell, metric) -> its comparison with the reference; corrected over all that the table of
+    results shows."""
+    found: list[Comparison] = []
+    for metric in results.metrics:
+        scores = results.cell_scores(metric)
+        if results.reference in scores:
+            found += compare_cells(scores, results.reference, metric)
+    return {(c.cell, c.metric): c for c in correct_together(found)}
+
+
+def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
+    """What the comparisons say, a sentence for each verdict."""
+    if len(results.cells) == 1:
+        return [_alone(results)]
+    if not comparisons:
+        return [Text("No two cells have a finished fit on the same case yet: nothing to compare.")]
+    lines = []
+    for metric in results.metrics:
+        own = [c for c in comparisons.values() if c.metric == metric]
+        decided = [c for c in own if c.verdict in (BETTER, WORSE)]
+        said = [
+            f"{quoted(c.cell)} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
+            f"(95 % interval {interval(c.low, c.high)})"
+            for c in decided
+        ]
+        open_ = [c.cell for c in own if c.verdict == NO_DIFFERENCE]
+        few = [c for c in own if c.verdict == TOO_FEW]
+        if open_:
+            said.append(f"no difference is shown for {_listed(open_)}")
+        if few:
+            needed = max(c.needed_pairs for c in few)
+            said.append(
+                f"too few cases for a verdict on {_listed([c.cell for c in few])}: each has "
+                f"{_range([c.pairs for c in few])} in common with the reference, and {needed} or "
+                "more are needed"
+            )
+        text = "; ".join(said)
+        lines.append(Text(f"{HEADING[metric]}, compared with {quoted(results.reference)}: {text}."))
+    return lines
+
+
+def _alone(results: StudyResults) -> Text:
+    """What there is to say of a single cell."""
+    (cell,) = results.cells
+    known = {metric: spread(s) for metric in results.metrics if (s := cell.chosen.scores(metric))}
+    if not known:
+        return Text("No fit is finished yet.")
+    said = " and ".join(
+        f"{MEANING[m]} {mean_and_spread(k.mean, k.seeds)} %" for m, k in known.items()
+    )
+    return Text(f"{quoted(cell.name)} has {said} on the report split.")
+
+
+def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
+    """The table in the paper's shape, with what the paper does not give."""
+    metrics = results.metrics
+    with_paper = any(ablation_row(cell.chosen.config) for cell in results.cells)
+    several = len(results.cells) > 1
+    columns = [Column("Cell", numeric=False), Column("Cases done")]
+    for metric in metrics:
+        columns.append(Column(f"{SHORT[metric]} mean \N{PLUS-MINUS SIGN} spread", "%"))
+        if several:
+            columns.append(Column(f"{SHORT[metric]} difference [95 % interval]", "points"))
+            columns.append(Column(f"{SHORT[metric]} verdict", numeric=False))
+    if with_paper:
+        columns += [Column(f"Paper's {SHORT[metric]}", "%") for metric in metrics]
+    if with_paper and several:
+        columns += [Column(f"{SHORT[metric]} sign agrees", numeric=False) for metric in metrics]
+    rows = [_result_row(results, cell, comparisons, with_paper) for cell in results.cells]
+    return Table(
+        title="Cells beside the reference" if several else "Means over the cases",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=tuple(_result_notes(results, with_paper)),
+    )
+
+
+def _result_row(
+    results: StudyResults, cell: CellResult, comparisons: Comparisons, with_paper: bool
+) -> tuple[Entry, ...]:
+    reference = cell.name == results.reference
+    chosen = cell.chosen
+    done = len(chosen.finished)
+    row = [
+        Entry(cell.name, STRONG if reference else PLAIN),
+        Entry(f"{done} of {len(chosen.cases)}", PLAIN if done == len(chosen.cases) else MUTED),
+    ]
+    for metric in results.metrics:
+        scores = chosen.scores(metric)
+        known = spread(scores) if scores else None
+        row.append(Entry(mean_and_spread(known.mean, known.seeds) if known else NOTHING))
+        comparison = comparisons.get((cell.name, metric))
+        if len(results.cells) == 1:
+            continue
+        if reference:
+            row += [Entry("reference", MUTED), Entry(NOTHING, MUTED)]
+        elif comparison is None:
+            row += [Entry(NOTHING, MUTED), Entry(NOTHING, MUTED)]
+        else:
+            row += [Entry(_difference(comparison)), _verdict(comparison)]
+    if with_paper:
+        paper = ablation_row(chosen.config)
+        row += [
+            Entry(percent(paper.values[bare(metric)]) if paper else NOTHING)
+            for metric in results.metrics
+        ]
+    if with_paper and len(results.cells) > 1:
+        row += [sign_agrees(results, cell, metric, comparisons) for metric in results.metrics]
+    return tuple(row)
+
+
+def sign_agrees(
+    results: StudyResults, cell: CellResult, metric: str, comparisons: Comparisons
+) -> Entry:
+    """Whether the difference to the reference has the paper's sign."""
+    comparison = comparisons.get((cell.name, metric))
+    difference = paper_difference(results, cell, metric)
+    if comparison is None or difference is None:
+        return Entry(NOTHING, MUTED)
+    if difference == 0:
+        return Entry("paper: equal", MUTED)
+    same = (comparison.difference > 0) == (difference > 0) and comparison.difference != 0
+    return Entry("yes" if same else "no", GOOD if same else BAD)
+
+
+def paper_difference(results: StudyResults, cell: CellResult, metric: str) -> float | None:
+    """The paper's difference between a cell and the reference, as a share; None where one of them
+    is no row of it."""
+    reference = next(c for c in results.cells if c.name == results.reference)
+    rows = ablation_row(cell.chosen.config), ablation_row(reference.chosen.config)
+    if None in rows or cell.name == results.reference:
+        return None
+    # Printed with one digit in percent: what differs by less is rounding of ours.
+    return round(rows[0].values[bare(metric)] - rows[1].values[bare(metric)], 6)
+
+
+def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
+    have = [f"{SHORT[m]} is the {MEANING[m]}" for m in results.metrics]
+    notes = [
+        f"{' and '.join(have)} of the report split, taken when a fit is finished: the mean over "
+        "the categories of the mean over their seeds.",
+        "The spread is the standard deviation over the seeds within a category, pooled over the "
+        "categories; a category with one seed says nothing of it.",
+    ]
+    if len(results.cells) > 1:
+        notes.append(
+            f"Differences are to {quoted(results.reference)}, over the cases that both have. The "
+            "interval is about these categories and other seeds; p-values behind a verdict are "
+            "corrected over all differences of this table (Holm)."
+        )
+    done = {len(cell.chosen.finished) for cell in results.cells}
+    if len(done) > 1:
+        notes.append(
+            "Cells have finished different cases, so their means are not comparable; the "
+            "differences are."
+        )
+    if with_paper:
+        notes.append(
+            f"The paper's values: {SOURCE}; means over the 15 categories of MVTec AD. A cell has "
+            "the paper's row with its FFC layers, global ratio, places of FFC, HSAS and optimizer; "
+            "other knobs and the data may differ. The sign is that of the difference to the "
+            "reference as it was measured, whether or not it can be told from zero."
+        )
+    if any(len(cell.draws) > 1 for cell in results.cells):
+        notes.append(
+            "Nuisance knobs were tuned within each cell, equally often; the configuration with the "
+            f"best mean {results.config.objective} stands for it."
+        )
+    return notes
+
+
+def differences_table(results: StudyResults, metric: str, comparisons: Comparisons) -> Table:
+    """What is behind the verdicts of one metric."""
+    own = [c for c in comparisons.values() if c.metric == metric]
+    columns = (
+        Column("Cell", numeric=False),
+        Column("Cases in common"),
+        Column("Mean", "%"),
+        Column("Reference's mean", "%"),
+        Column("Difference", "points"),
+        Column("95 % interval", "points"),
+        Column("p"),
+        Column("p after Holm"),
+        Column("Probability of being better", "%"),
+        Column("Worst category", numeric=False),
+        Column("Difference there", "points"),
+        Column("Spread over seeds", "points"),
+        Column("Spread over categories", "points"),
+        Column("Verdict", numeric=False),
+    )
+    rows = [
+        (
+            Entry(c.cell),
+            Entry(str(c.pairs)),
+            Entry(percent(c.mean)),
+            Entry(percent(c.reference_mean)),
+            Entry(points(c.difference)),
+            Entry(interval(c.low, c.high)),
+            Entry(p_value(c.p_value)),
+            Entry(p_value(c.adjusted_p)),
+            Entry(percent(c.probability_better)),
+            Entry(c.worst_category),
+            Entry(points(c.worst_difference)),
+            Entry(_points_unsigned(c.seed_spread)),
+            Entry(_points_unsigned(c.category_spread)),
+            _verdict(c),
+        )
+        for c in own
+    ]
+    least = max((c.smallest_p for c in own), default=1.0)
+    notes = [
+        "p is of the sign-flip test over the cases in common; after Holm's correction the least "
+        f"that so many cases can reach is {p_value(least)}.",
+        "Both spreads are standard deviations of the differences: over the seeds of a category, "
+        "and over the categories beyond what the seeds explain.",
+    ]
+    return Table(
+        title=f"Differences in {MEANING[metric]} to {results.reference}, on these categories",
+        columns=columns,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _difference(comparison: Comparison) -> str:
+    if comparison.low is None:
+        return points(comparison.difference)
+    return f"{points(comparison.difference)} {interval(comparison.low, comparison.high)}"
+
+
+def _verdict(comparison: Comparison) -> Entry:
+    return Entry(comparison.verdict, TONES[comparison.verdict])
+
+
+def _points_unsigned(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.2f}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(quoted, names))
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,196 @@
+"""One report, three renderings: a page that needs no other file, Markdown, LaTeX.
+
+All of them show the same entries; what differs is how characters are escaped and how pictures are
+kept: inside the page, beside the other two.
+"""
+
+import base64
+import re
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from study.report_tables import (
+    STRONG,
+    Block,
+    Column,
+    Entry,
+    Figure,
+    Listing,
+    Report,
+    Table,
+    Text,
+)
+
+PICTURES = "pictures"
+
+# Of LaTeX's characters and of ours that a font of LaTeX has not.
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{EN DASH}": "--",
+    "\N{LEFT DOUBLE QUOTATION MARK}": "``",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": "''",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+    "\N{DEGREE SIGN}": r"\textdegree{}",
+}
+MARKDOWN = {
+    **{character: f"\\{character}" for character in r"\`*_[]#|~$!"},
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+}
+
+
+def html(report: Report) -> str:
+    """A page that is whole by itself."""
+    environment = Environment(
+        loader=PackageLoader("study"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["kind"] = lambda block: type(block).__name__.lower()
+    return environment.get_template("report.html").render(report=report)
+
+
+def markdown(report: Report) -> str:
+    """GitHub's Markdown; pictures are files in the folder `pictures` beside it."""
+    parts = [
+        f"# {_markdown_text(report.study)}",
+        f"**{_markdown_text(report.question)}**",
+        _markdown_text(report.state),
+    ]
+    for section in report.sections:
+        parts.append(f"## {_markdown_text(section.title)}")
+        parts += [_markdown_block(block) for block in section.blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_block(block: Block) -> str:
+    if isinstance(block, Text):
+        text = _markdown_text(block.text)
+        return f"> **Warning:** {text}" if block.warning else text
+    if isinstance(block, Listing):
+        # Longer than any fence inside.
+        longest = max([2, *(len(m) for line in block.lines for m in re.findall("`+", line))])
+        fence = "`" * (longest + 1)
+        return "\n".join([fence, *block.lines, fence])
+    if isinstance(block, Figure):
+        picture = f"![{_markdown_text(block.alternative)}]({PICTURES}/{block.file})"
+        return f"{picture}\n\n*{_markdown_text(f'{block.title}. {block.caption}')}*"
+    heads = [_markdown_text(_heading(column)) for column in block.columns]
+    rules = ["---:" if column.numeric else ":---" for column in block.columns]
+    rows = [[_markdown_entry(entry) for entry in row] for row in block.rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
+    notes = [_markdown_text(note) for note in block.notes]
+    return "\n\n".join([f"**{_markdown_text(block.title)}**", "\n".join(lines), *notes])
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = _markdown_text(entry.text)
+    return f"**{text}**" if entry.tone == STRONG and text.strip() else text
+
+
+def _markdown_text(text: str) -> str:
+    escaped = "".join(MARKDOWN.get(character, character) for character in _line(text))
+    # At the beginning of a line these would begin a list.
+    return re.sub(r"^([-+]|\d+[.)])(?=\s)", lambda m: m[1][:-1] + "\\" + m[1][-1], escaped)
+
+
+def latex(report: Report) -> str:
+    """A document for pdflatex with booktabs; pictures are files beside it, as in Markdown."""
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage[utf8]{inputenc}",
+        r"\usepackage[margin=2cm]{geometry}",
+        r"\usepackage{booktabs,float,graphicx,textcomp}",
+        rf"\title{{{_latex_text(report.question)}}}",
+        rf"\author{{Study {_latex_text(report.study)}}}",
+        rf"\date{{{_latex_text(report.state)}}}",
+        r"\begin{document}",
+        r"\maketitle",
+    ]
+    for section in report.sections:
+        lines += ["", rf"\section*{{{_latex_text(section.title)}}}"]
+        for block in section.blocks:
+            lines += ["", *_latex_block(block)]
+    return "\n".join([*lines, "", r"\end{document}", ""])
+
+
+def _latex_block(block: Block) -> list[str]:
+    if isinstance(block, Text):
+        text = _latex_text(block.text)
+        return [rf"\textbf{{Warning:}} {text}" if block.warning else text]
+    if isinstance(block, Listing):
+        # Not verbatim, which breaks no line.
+        lines = [rf"\texttt{{{_latex_text(line)}}}\\" for line in block.lines]
+        return [r"{\raggedright\small", *lines, "}"]
+    if isinstance(block, Figure):
+        return [
+            r"\begin{figure}[H]",
+            r"\centering",
+            rf"\includegraphics[width=\linewidth]{{{PICTURES}/{block.file}}}",
+            rf"\caption{{{_latex_text(f'{block.title}. {block.caption}')}}}",
+            r"\end{figure}",
+        ]
+    return _latex_table(block)
+
+
+def _latex_table(table: Table) -> list[str]:
+    form = "".join("r" if column.numeric else "l" for column in table.columns)
+    heads = " & ".join(_latex_text(_heading(column)) for column in table.columns)
+    rows = [" & ".join(_latex_entry(entry) for entry in row) + r" \\" for row in table.rows]
+    caption = " ".join((f"{table.title}.", *table.notes))
+    return [
+        r"\begin{table}[H]",
+        r"\centering",
+        rf"\caption{{{_latex_text(caption)}}}",
+        # A table that is wider than the page is made smaller, others are left as they are.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{form}}}",
+        r"\toprule",
+        rf"{heads} \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = _latex_text(entry.text)
+    # Else LaTeX takes a bracket after the end of a row for a length.
+    text = f"{{{text}}}" if text.startswith("[") else text
+    return rf"\textbf{{{text}}}" if entry.tone == STRONG else text
+
+
+def _latex_text(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in _line(text))
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit else column.title
+
+
+def _line(text: str) -> str:
+    """A user's text on one line."""
+    return " ".join(text.split())

@@ -1,0 +1,124 @@
+"""The best configuration beside the default on seeds that chose neither."""
+
+import dataclasses
+
+import pytest
+from drivers import TINY, records, run
+
+from ffcad.config import TrainConfig
+from study.arguments import parse
+from study.config import StudyConfig
+from study.confirmation import best_configuration, confirmation
+from study.inputs import Inputs, cases_of
+from study.storage import Storage
+from study.trials import StudyFolder, new_trial
+from study.wording import caveats
+
+INPUTS = Inputs(data={"wood@64": "w"}, textures={}, weights={"random": "r"}, method_version=1)
+
+
+@pytest.fixture
+def search(tmp_path):
+    return parse(
+        ["--storage", str(tmp_path), "--study", "mine", "--seeds", "3,1", "--confirm", "2"]
+    )
+
+
+def trial_of(config, space, number, value, **knobs):
+    values = {"optimizer": "sgd", "sgd_learning_rate": 0.1, "hsas": "none", **knobs}
+    configuration = TrainConfig.from_dict({**space.fixed, **values})
+    cases = cases_of(config, INPUTS, configuration)
+    trial = new_trial(number, space.parameters(configuration), configuration, cases)
+    state = "stopped" if value is None else "finished"
+    return dataclasses.replace(trial, state=state, value=value, ended=1.0)
+
+
+def test_the_best_is_the_finished_one_with_the_greatest_objective(search):
+    config, space, _ = search
+    trials = [
+        trial_of(config, space, n, value, global_ratio=ratio)
+        for n, (value, ratio) in enumerate(((0.1, 0.0), (0.3, 0.25), (None, 0.5)))
+    ]
+    assert best_configuration(config, trials).global_ratio == 0.25
+    assert best_configuration(config, trials[2:]) is None
+
+
+def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(search):
+    config, space, _ = search
+    best = TrainConfig.from_dict(trial_of(config, space, 0, 0.3, global_ratio=0.25).configuration)
+    confirming, grid = confirmation(config, space, best)
+    assert (confirming.name, confirming.seeds, confirming.confirm) == ("mine-confirm", (4, 5), 0)
+    assert confirming.categories == config.categories
+    assert confirming.select_on == config.select_on
+    assert confirming.search_space() == grid
+    assert (list(grid.cells), grid.reference) == (["best", "default"], "default")
+    assert grid.cell_configurations() == {
+        "best": best, "default": TrainConfig.from_dict(space.fixed),
+    }  # fmt: skip
+    # Asking for more seeds keeps those that there were.
+    more, _ = confirmation(dataclasses.replace(config, confirm=3), space, best)
+    assert more.seeds == (4, 5, 6)
+
+
+def test_the_best_of_what_was_tuned_in_cells_is_confirmed_too(tmp_path):
+    config, space, _ = parse(
+        ["--storage", str(tmp_path), "--space", "optimizer", "--num-trials", "2", "--confirm", "1"]
+    )
+    best = space.cell_configurations()["AdamW #2"]
+    confirming, grid = confirmation(config, space, best)
+    assert grid.cell_configurations()["best"] == best
+    assert grid.cell_configurations()["default"] == TrainConfig()
+    assert not confirming.nuisance
+
+
+def test_the_first_study_says_where_the_figures_to_report_are(search):
+    config, space, _ = search
+    trials = [trial_of(config, space, 0, 0.3)]
+    said = "report the figures of study mine-confirm"
+    assert any(said in line for line in caveats(config, trials))
+    plain = dataclasses.replace(config, confirm=0)
+    assert not any(said in line for line in caveats(plain, trials))
+
+
+@pytest.mark.slow
+def test_a_tuned_grid_is_run_confirmed_and_gone_on_with_by_the_same_command(tmp_path):
+    # Without the default's constant rate, so that the best is never the default.
+    (tmp_path / "rates.py").write_text(
+        '"""Which optimizer?"""\n'
+        "from optuna.distributions import FloatDistribution\n"
+        'CELLS = {"AdamW": {"optimizer": "adamw"}, "SGD": {"lr_schedule": "cosine"}}\n'
+        'NUISANCE = {"sgd_learning_rate": FloatDistribution(0.01, 0.1, log=True)}\n'
+        'FIXED = {"reconstruction_loss": "cosine"}\n'
+    )
+    # AdamW has nothing to be tuned, and SGD two configurations.
+    flags = [*TINY, "--space", "rates.py", "--num-trials", "2", "--log-checkpoints", "none"]
+    code, output = run(tmp_path, *flags, "--confirm", "2")
+    assert code == 0, output
+    assert "3 configurations of 2 cells x 1 case = 3 fits: 3 to do" in output
+    assert "report the figures of" in output
+    assert "2 cells x 2 cases = 4 fits: 4 to do" in output
+    done = records(tmp_path)
+    assert len(done) == 7
+    storage = Storage(tmp_path / "runs")
+    first, second = (StudyFolder(storage, name) for name in ("mine", "mine-confirm"))
+    config = StudyConfig.from_dict(first.read_document()["study"])
+    best = best_configuration(config, first.trials())
+    assert config.search_space().cell_of(best) in (["AdamW"], ["SGD"])
+    digests = {best.digest(), TrainConfig.from_dict(config.fixed).digest()}
+    assert {(t.digest, t.cases[0].seed) for t in second.trials()} == {
+        (digest, seed) for digest in digests for seed in (1, 2)
+    }
+    # What the first study's fits cost tells what the second one's will.
+    assert "plan" not in first.read_document()
+    plan = second.read_document()["plan"]
+    assert (plan["fits"], plan["finished"]) == (4, 0)
+    assert plan["seconds"] > 0
+    # The first study is done; the second is gone on with.
+    code, output = run(tmp_path, "--resume", "mine")
+    assert code == 0, output
+    assert records(tmp_path) == done
+    # What the fits of the first sitting cost is known now.
+    code, output = run(tmp_path, *flags, "--confirm", "3", "--dry-run")
+    assert code == 0, output
+    assert "ledger: 3 of 3 fits finished, 0 begun, 0 left" in output
+    assert records(tmp_path) == done
