@@ -15,9 +15,9 @@ from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, outcomes
 from study.wording import (
-    RANDOM_ENCODER,
     caveats,
     cell_names,
+    is_warning,
     settings,
     tuned_knobs,
     varying_knobs,
@@ -72,7 +72,7 @@ def summary(
         table.add_row(str(o.first.number), o.state, *empty, row)
     console.print(table)
     for line in caveats(config, trials):
-        console.print(line, style="yellow" if line == RANDOM_ENCODER else None, highlight=False)
+        console.print(line, style="yellow" if is_warning(line) else None, highlight=False)
     if hidden := max(0, len(finished) - MOST_ROWS) + max(0, len(others) - MOST_ROWS):
         console.print(f"and {hidden} more: python -m study status {config.name} --json")
     best = ", ".join(said(finished[0].first)) if finished else ""

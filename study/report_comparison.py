@@ -12,7 +12,7 @@ from study.analysis import (
     correct_together,
 )
 from study.paired_statistics import spread
-from study.paper_numbers import SOURCE, ablation_row
+from study.paper_numbers import SOURCE, PaperRow, ablation_row
 from study.report_tables import (
     BAD,
     GOOD,
@@ -99,7 +99,7 @@ def _alone(results: StudyResults) -> Text:
 def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
     """The table in the paper's shape, with what the paper does not give."""
     metrics = results.metrics
-    with_paper = any(ablation_row(cell.chosen.config) for cell in results.cells)
+    with_paper = any(_paper_row(results, cell) for cell in results.cells)
     several = len(results.cells) > 1
     columns = [Column("Cell", numeric=False), Column("Cases done")]
     for metric in metrics:
@@ -118,6 +118,14 @@ def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
         rows=tuple(rows),
         notes=tuple(_result_notes(results, with_paper)),
     )
+
+
+def _paper_row(results: StudyResults, cell: CellResult) -> PaperRow | None:
+    """The paper's row that a cell is; None too where two cells are that row: what tells them apart
+    is nothing that the paper varied."""
+    row = ablation_row(cell.chosen.config)
+    same = [other for other in results.cells if ablation_row(other.chosen.config) == row]
+    return row if len(same) == 1 else None
 
 
 def _result_row(
@@ -144,7 +152,7 @@ def _result_row(
         else:
             row += [Entry(_difference(comparison)), _verdict(comparison)]
     if with_paper:
-        paper = ablation_row(chosen.config)
+        paper = _paper_row(results, cell)
         row += [
             Entry(percent(paper.values[bare(metric)]) if paper else NOTHING)
             for metric in results.metrics
@@ -172,7 +180,7 @@ def paper_difference(results: StudyResults, cell: CellResult, metric: str) -> fl
     """The paper's difference between a cell and the reference, as a share; None where one of them
     is no row of it."""
     reference = next(c for c in results.cells if c.name == results.reference)
-    rows = ablation_row(cell.chosen.config), ablation_row(reference.chosen.config)
+    rows = _paper_row(results, cell), _paper_row(results, reference)
     if None in rows or cell.name == results.reference:
         return None
     # Printed with one digit in percent: what differs by less is rounding of ours.

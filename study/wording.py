@@ -7,6 +7,10 @@ from study.config import StudyConfig
 from study.trials import TrialRecord
 
 RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
+SOME_RANDOM_ENCODERS = (
+    "Some configurations have a frozen encoder with random weights: their results say little about "
+    "the method."
+)
 SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
 
 
@@ -51,14 +55,15 @@ def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
         )
     if config.select_on == "paper":
         lines.append(SAME_IMAGES)
-    if any(t.configuration["encoder_weights"] == "random" for t in trials):
-        lines.append(RANDOM_ENCODER)
+    random = [t.configuration["encoder_weights"] == "random" for t in trials]
+    if any(random):
+        lines.append(RANDOM_ENCODER if all(random) else SOME_RANDOM_ENCODERS)
     return lines
 
 
 def is_warning(line: str) -> bool:
     """Whether a caveat is one that nobody must miss."""
-    return line in (RANDOM_ENCODER, SAME_IMAGES)
+    return line in (RANDOM_ENCODER, SOME_RANDOM_ENCODERS, SAME_IMAGES)
 
 
 def _value(value: Any) -> str:

@@ -86,6 +86,9 @@ def test_the_table_says_that_the_encoder_is_random_and_how_was_chosen(config):
     assert chosen in " ".join(text.split())
     known = [dataclasses.replace(t, configuration={"encoder_weights": "/w.pth"}) for t in TRIALS]
     assert "random weights" not in shown(config, known)
+    assert "Some configurations have a frozen encoder with random weights" in " ".join(
+        shown(config, [known[0], *TRIALS[1:]]).split()
+    )
     paper = dataclasses.replace(config, select_on="paper")
     assert "chosen and reported on the same images" in shown(paper, TRIALS)
 

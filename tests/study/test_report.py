@@ -149,6 +149,19 @@ def test_the_paper_protocol_and_a_random_encoder_are_warned_of(grid, tmp_path):
     assert any("random weights" in w for w in warnings)
 
 
+def test_cells_that_the_paper_does_not_tell_apart_have_no_row_of_it(tmp_path):
+    cells = {"random": {"batch_size": 4}, "other": {"batch_size": 8}}
+    space = tmp_path / "question.py"
+    write_space(space, "Which batches?", CELLS=cells, FIXED=FIXED)
+    finish_grid(
+        begin(tmp_path, space, "--categories", "wood"),
+        lambda cell, category, seed: {"image_auroc": 0.9, "pixel_ap": 0.5},
+    )
+    tables = report_of(tmp_path).tables
+    (found,) = (t for t in tables if t.title == "Cells beside the reference")
+    assert not any("Paper" in c.title or "sign" in c.title for c in found.columns)
+
+
 def test_types_of_defect_have_a_table_where_records_have_them(grid, tmp_path):
     finish_grid(grid, metrics)
     ledger = grid[-1]
