@@ -4,14 +4,16 @@ the effects of a factor grid."""
 from study.analysis import AnalysisError
 from study.category_analysis import CategoryComparison, compare_over_categories
 from study.factor_analysis import Effect, factor_effects
-from study.report_comparison import HEADING, MEANING, TONES
+from study.report_comparison import TONES
 from study.report_tables import (
     Block,
     Column,
     Entry,
     Table,
     Text,
+    heading,
     interval,
+    meaning,
     p_value,
     percent,
     points,
@@ -54,7 +56,7 @@ def _category_table(
         for c in compared
     ]
     return Table(
-        title=f"Differences in {MEANING[metric]} to {results.reference}, on categories like these",
+        title=f"Differences in {meaning(metric)} to {results.reference}, on categories like these",
         columns=(
             Column("Cell", numeric=False),
             Column("Categories"),
@@ -106,7 +108,7 @@ def _effect_table(metric: str, effects: list[Effect]) -> Table:
         for e in effects
     ]
     return Table(
-        title=f"Effects on {HEADING[metric]}",
+        title=f"Effects on {heading(metric)}",
         columns=(
             Column("Effect", numeric=False),
             Column("Cases"),

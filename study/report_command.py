@@ -28,6 +28,12 @@ def add_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "--output", help="folder for the files (default: reports/STUDY in the storage's folder)"
     )
     report.add_argument(
+        "--also",
+        default="",
+        metavar="M,M",
+        help="metrics compared beside image AUROC and pixel AP, as pixel_aupro",
+    )
+    report.add_argument(
         "--pictures",
         action="store_true",
         help="with images that two configurations judge differently; needs images and checkpoints",
@@ -54,7 +60,8 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
     from study.report import make_report, write_report
     from study.results import read_results
 
-    results = read_results(storage, given.study)
+    also = tuple(dict.fromkeys(name for name in given.also.split(",") if name))
+    results = read_results(storage, given.study, also)
     report = make_report(results, storage, pictures=given.pictures, latency=given.latency)
     folder = Path(given.output or results.config.local_folder / "reports" / given.study)
     formats = list(FORMATS) if given.format == ALL else [given.format]

@@ -25,8 +25,10 @@ from study.report_tables import (
     Table,
     Text,
     bare,
+    heading,
     interval,
     mean_and_spread,
+    meaning,
     p_value,
     percent,
     points,
@@ -35,11 +37,14 @@ from study.report_tables import (
 from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
 
 SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
-MEANING = {DETECTION: "image AUROC", LOCALISATION: "pixel AP"}
-HEADING = {DETECTION: "Image AUROC", LOCALISATION: "Pixel AP"}
 TONES = {BETTER: GOOD, WORSE: BAD, NO_DIFFERENCE: PLAIN, TOO_FEW: MUTED}
 
 Comparisons = Mapping[tuple[str, str], Comparison]
+
+
+def short(metric: str) -> str:
+    """A metric in a column's title, by the paper's word if it has one."""
+    return SHORT.get(metric, heading(metric))
 
 
 def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
@@ -80,7 +85,7 @@ def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
                 "more are needed"
             )
         text = "; ".join(said)
-        lines.append(Text(f"{HEADING[metric]}, compared with {quoted(results.reference)}: {text}."))
+        lines.append(Text(f"{heading(metric)}, compared with {quoted(results.reference)}: {text}."))
     return lines
 
 
@@ -91,7 +96,7 @@ def _alone(results: StudyResults) -> Text:
     if not known:
         return Text("No fit is finished yet.")
     said = " and ".join(
-        f"{MEANING[m]} {mean_and_spread(k.mean, k.seeds)} %" for m, k in known.items()
+        f"{meaning(m)} {mean_and_spread(k.mean, k.seeds)} %" for m, k in known.items()
     )
     return Text(f"{quoted(cell.name)} has {said} on the report split.")
 
@@ -103,14 +108,14 @@ def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
     several = len(results.cells) > 1
     columns = [Column("Cell", numeric=False), Column("Cases done")]
     for metric in metrics:
-        columns.append(Column(f"{SHORT[metric]} mean \N{PLUS-MINUS SIGN} spread", "%"))
+        columns.append(Column(f"{short(metric)} mean \N{PLUS-MINUS SIGN} spread", "%"))
         if several:
-            columns.append(Column(f"{SHORT[metric]} difference [95 % interval]", "points"))
-            columns.append(Column(f"{SHORT[metric]} verdict", numeric=False))
+            columns.append(Column(f"{short(metric)} difference [95 % interval]", "points"))
+            columns.append(Column(f"{short(metric)} verdict", numeric=False))
     if with_paper:
-        columns += [Column(f"Paper's {SHORT[metric]}", "%") for metric in metrics]
+        columns += [Column(f"Paper's {short(m)}", "%") for m in results.paper_metrics]
     if with_paper and several:
-        columns += [Column(f"{SHORT[metric]} sign agrees", numeric=False) for metric in metrics]
+        columns += [Column(f"{short(m)} sign agrees", numeric=False) for m in results.paper_metrics]
     rows = [_result_row(results, cell, comparisons, with_paper) for cell in results.cells]
     return Table(
         title="Cells beside the reference" if several else "Means over the cases",
@@ -155,10 +160,10 @@ def _result_row(
         paper = _paper_row(results, cell)
         row += [
             Entry(percent(paper.values[bare(metric)]) if paper else NOTHING)
-            for metric in results.metrics
+            for metric in results.paper_metrics
         ]
     if with_paper and len(results.cells) > 1:
-        row += [sign_agrees(results, cell, metric, comparisons) for metric in results.metrics]
+        row += [sign_agrees(results, cell, m, comparisons) for m in results.paper_metrics]
     return tuple(row)
 
 
@@ -181,14 +186,14 @@ def paper_difference(results: StudyResults, cell: CellResult, metric: str) -> fl
     is no row of it."""
     reference = next(c for c in results.cells if c.name == results.reference)
     rows = _paper_row(results, cell), _paper_row(results, reference)
-    if None in rows or cell.name == results.reference:
+    if None in rows or cell.name == results.reference or metric not in results.paper_metrics:
         return None
     # Printed with one digit in percent: what differs by less is rounding of ours.
     return round(rows[0].values[bare(metric)] - rows[1].values[bare(metric)], 6)
 
 
 def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
-    have = [f"{SHORT[m]} is the {MEANING[m]}" for m in results.metrics]
+    have = [f"{short(m)} is the {meaning(m)}" for m in results.metrics]
     notes = [
         f"{' and '.join(have)} of the report split, taken when a fit is finished: the mean over "
         "the categories of the mean over their seeds.",
@@ -268,7 +273,7 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         "and over the categories beyond what the seeds explain.",
     ]
     return Table(
-        title=f"Differences in {MEANING[metric]} to {results.reference}, on these categories",
+        title=f"Differences in {meaning(metric)} to {results.reference}, on these categories",
         columns=columns,
         rows=tuple(rows),
         notes=tuple(notes),

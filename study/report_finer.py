@@ -3,7 +3,6 @@
 from statistics import fmean
 
 from study.paired_statistics import by_category
-from study.report_comparison import HEADING
 from study.report_tables import (
     MUTED,
     NOTHING,
@@ -13,6 +12,7 @@ from study.report_tables import (
     Entry,
     Table,
     bare,
+    heading,
     percent,
 )
 from study.results import StudyResults
@@ -39,7 +39,7 @@ def category_table(results: StudyResults, metric: str) -> Table:
             )
         )
     return Table(
-        title=f"{HEADING[metric]} per category",
+        title=f"{heading(metric)} per category",
         columns=columns,
         rows=tuple(rows),
         notes=("Means over the seeds that are finished; the highest of a row stands out.",),
@@ -71,7 +71,7 @@ def type_table(results: StudyResults, metric: str) -> Table | None:
         for (category, kind), of in sorted(values.items())
     ]
     return Table(
-        title=f"{HEADING[metric]} per type of defect",
+        title=f"{heading(metric)} per type of defect",
         columns=(
             Column("Category", numeric=False),
             Column("Defect", numeric=False),

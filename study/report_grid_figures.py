@@ -4,9 +4,9 @@ from functools import partial
 
 from study.analysis import Comparison
 from study.paired_statistics import by_category
-from study.report_comparison import HEADING, Comparisons, paper_difference
+from study.report_comparison import Comparisons, paper_difference
 from study.report_figures import forest, slopes
-from study.report_tables import Block, Figure, points
+from study.report_tables import Block, Figure, heading, points
 from study.results import StudyResults
 
 # More cells than that make a picture that nobody reads.
@@ -29,12 +29,12 @@ def difference_blocks(results: StudyResults, comparisons: Comparisons) -> list[B
         more = len(scores) - len(means)
         blocks.append(
             Figure(
-                title=f"{HEADING[metric]} per category",
+                title=f"{heading(metric)} per category",
                 caption=f"Each line is a category, from {results.reference} on the left to the "
                 "cell on the right: blue and whole where it rises, orange and dashed where it "
                 "falls. Means over the finished seeds."
                 + (f" The first {MOST_PANELS} cells; {more} more are in the tables." * (more > 0)),
-                draw=partial(slopes, means, results.reference, f"{HEADING[metric]}, %"),
+                draw=partial(slopes, means, results.reference, f"{heading(metric)}, %"),
                 alternative=f"Lines from {results.reference} to each other cell, one per category; "
                 "the table per category has the numbers.",
             )
@@ -45,7 +45,7 @@ def difference_blocks(results: StudyResults, comparisons: Comparisons) -> list[B
 def _forest(results: StudyResults, comparisons: Comparisons) -> Figure:
     groups: dict[str, list[Comparison]] = {}
     for c in comparisons.values():
-        groups.setdefault(HEADING[c.metric], []).append(c)
+        groups.setdefault(heading(c.metric), []).append(c)
     paper = {
         (cell.name, metric): difference
         for cell in results.cells
@@ -60,7 +60,7 @@ def _forest(results: StudyResults, comparisons: Comparisons) -> Figure:
     if paper:
         caption += " Diamonds are the paper's differences."
     said = "; ".join(
-        f"{c.cell}, {HEADING[c.metric]}: {points(c.difference)} points, {c.verdict}"
+        f"{c.cell}, {heading(c.metric)}: {points(c.difference)} points, {c.verdict}"
         for c in comparisons.values()
     )
     return Figure(

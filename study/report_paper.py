@@ -15,6 +15,7 @@ from study.paper_numbers import (
     is_default,
     table_rows,
 )
+from study.report_comparison import short
 from study.report_tables import (
     MUTED,
     NOTHING,
@@ -32,7 +33,7 @@ from study.report_tables import (
     points,
     said_metric,
 )
-from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
+from study.results import CellResult, StudyResults
 
 # What a model's size depends on.
 ARCHITECTURE = (
@@ -72,23 +73,24 @@ def _ablation(results: StudyResults, table: str) -> Table:
     rows = []
     for row in table_rows(table):
         cell = _cell_of(results, row)
-        ours = [_mean(cell, m) for m in results.metrics] if cell else [Entry(NOTHING, MUTED)] * 2
+        ours = (
+            [_mean(cell, m) for m in results.paper_metrics] if cell else [Entry(NOTHING, MUTED)] * 2
+        )
         rows.append(
             (
                 Entry(row.name),
                 Entry(cell.name if cell else "no such cell", PLAIN if cell else MUTED),
-                *ours[: len(results.metrics)],
-                *(Entry(percent(row.values[bare(m)])) for m in results.metrics),
+                *ours,
+                *(Entry(percent(row.values[bare(m)])) for m in results.paper_metrics),
             )
         )
-    short = {DETECTION: "Det.", LOCALISATION: "Loc."}
     return Table(
         title=f"Table {table} of the paper",
         columns=(
             Column("The paper's row", numeric=False),
             Column("Cell", numeric=False),
-            *(Column(f"{short[m]} here", "%") for m in results.metrics),
-            *(Column(f"{short[m]} in the paper", "%") for m in results.metrics),
+            *(Column(f"{short(m)} here", "%") for m in results.paper_metrics),
+            *(Column(f"{short(m)} in the paper", "%") for m in results.paper_metrics),
         ),
         rows=tuple(rows),
         notes=(f"{SOURCE}; means over the 15 categories of MVTec AD.",),
@@ -180,7 +182,7 @@ def _size(results: StudyResults) -> Table:
                 Entry(cell.name),
                 Entry(number(parameters / 1e6, 2)),
                 Entry(number(macs / 1e9, 2)),
-                *(_mean(cell, metric) for metric in results.metrics),
+                *(_mean(cell, metric) for metric in results.paper_metrics),
             )
         )
     (paper,) = (row for row in table_rows("10"))
@@ -189,17 +191,16 @@ def _size(results: StudyResults) -> Table:
             Entry("the paper's FFC-AD", MUTED),
             Entry(number(paper.values["parameters_millions"], 0), MUTED),
             Entry(number(paper.values["macs_billions"], 0), MUTED),
-            *(Entry(percent(paper.values[bare(m)]), MUTED) for m in results.metrics),
+            *(Entry(percent(paper.values[bare(m)]), MUTED) for m in results.paper_metrics),
         )
     )
-    short = {DETECTION: "Det.", LOCALISATION: "Loc."}
     return Table(
         title="Table 10 of the paper: size and accuracy",
         columns=(
             Column("Cell", numeric=False),
             Column("Parameters", "millions"),
             Column("Multiply-accumulates of an image", "billions"),
-            *(Column(short[m], "%") for m in results.metrics),
+            *(Column(short(m), "%") for m in results.paper_metrics),
         ),
         rows=tuple(rows),
         notes=(

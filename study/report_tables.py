@@ -222,6 +222,17 @@ def said_metric(name: str) -> str:
     return " ".join(w.upper() if w.startswith("au") or w in ("ap", "f1") else w for w in words)
 
 
+def meaning(metric: str) -> str:
+    """A metric of the report split in words: 'pixel AP'."""
+    return said_metric(bare(metric))
+
+
+def heading(metric: str) -> str:
+    """The same at the beginning of a line: 'Pixel AP'."""
+    words = meaning(metric)
+    return words[0].upper() + words[1:]
+
+
 def facts(title: str, rows: list[tuple[str, str]], notes: tuple[str, ...] = ()) -> Table:
     """A table of two columns."""
     return Table(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ffcad.config import TrainConfig
-from study.config import StudyConfig
+from study.config import StudyConfig, StudyError
 from study.inputs import Inputs, cases_of
 from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import FINISHED, FitRecord, Ledger
@@ -120,6 +120,7 @@ class StudyResults:
         reference: the name of the cell that the others are compared with; None for a search.
         driver: who drives the study now, as its lease says; None if nobody.
         notes: what had to be mended and what cannot be read, a line each.
+        also: metrics of the report split that are compared beside the paper's.
     """
 
     config: StudyConfig
@@ -132,6 +133,7 @@ class StudyResults:
     reference: str | None
     driver: str | None
     notes: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
     @property
     def current(self) -> list[TrialRecord]:
@@ -154,9 +156,14 @@ class StudyResults:
         return any(LOCALISATION in f.metrics for f in self.fits if f.status == FINISHED)
 
     @property
-    def metrics(self) -> list[str]:
+    def paper_metrics(self) -> list[str]:
         """The metrics of the paper's columns that there are."""
         return [DETECTION, *([LOCALISATION] if self.has_masks else [])]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All that cells are compared by."""
+        return [*self.paper_metrics, *self.also]
 
     def cell_scores(self, metric: str) -> dict[str, Scores]:
         """Cell -> (category, seed) -> a metric, of the cells that have any."""
@@ -164,12 +171,17 @@ class StudyResults:
         return {name: values for name, values in scores.items() if values}
 
 
-def read_results(storage: Storage, name: str) -> StudyResults:
+def read_results(storage: Storage, name: str, also: tuple[str, ...] = ()) -> StudyResults:
     """Reads a study.
+
+    Args:
+        storage: holds it.
+        name: its own.
+        also: metrics to compare beside the paper's, as 'pixel_aupro'.
 
     Raises:
         LedgerError: if there is none of that name, or its document cannot be read.
-        StudyError: if another version of this project wrote it.
+        StudyError: if another version of this project wrote it, or no fit has such a metric.
     """
     folder, ledger = existing_study(storage, name), Ledger(storage)
     config, space, inputs = study_of(folder)
@@ -190,7 +202,7 @@ def read_results(storage: Storage, name: str) -> StudyResults:
             )
             for group in groups.values()
         )
-    return StudyResults(
+    results = StudyResults(
         config=config,
         space=space,
         inputs=inputs,
@@ -201,7 +213,22 @@ def read_results(storage: Storage, name: str) -> StudyResults:
         reference=next((c.name for c in cells if space.reference in c.names), None),
         driver=_driver(folder),
         notes=(*notes, *dict.fromkeys(reader.wrong)),
+        also=tuple(f"report_{metric}" for metric in also),
     )
+    _check_also(results)
+    return results
+
+
+def _check_also(results: StudyResults) -> None:
+    names = dict.fromkeys(name for fit in results.fits for name in fit.metrics)
+    known = [n for n in names if n.startswith("report_") and n not in results.paper_metrics]
+    for metric in results.also:
+        if metric not in known:
+            others = ", ".join(n.removeprefix("report_") for n in known) or "none yet"
+            raise StudyError(
+                f"--also {metric.removeprefix('report_')!r}: the other metrics of the study's "
+                f"finished fits are {others}"
+            )
 
 
 def _driver(folder: StudyFolder) -> str | None:

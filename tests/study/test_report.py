@@ -8,6 +8,7 @@ import pytest
 from made_studies import FIXED, begin, finish_grid, finish_search, write_space
 
 from study.__main__ import main
+from study.config import StudyError
 from study.leases import Waiter
 from study.paper_numbers import ablation_row, table_rows
 from study.report import make_report
@@ -69,6 +70,25 @@ def test_the_table_has_means_spreads_differences_verdicts_and_the_papers_values(
     assert rows["one_layer|<1>"][6] == "no difference shown"
     behind = table(report_of(tmp_path), "Differences in pixel AP to all, on these categories")
     assert behind["no HSAS"][5:7] == ["0.008", "0.031"]
+
+
+def test_other_metrics_are_compared_on_demand_and_have_no_number_of_the_paper(grid, tmp_path):
+    finish_grid(
+        grid, lambda *of: {**metrics(*of), "pixel_aupro": 2 * metrics(*of)["pixel_ap"] - 0.2}
+    )
+    storage = Storage(tmp_path / "runs")
+    report = make_report(read_results(storage, "made", ("pixel_aupro",)), storage)
+    rows = table(report, "Cells beside the reference")
+    assert rows["no HSAS"][7:10] == ["62.6 ± 0.5", "-20.00 [-20.00, -20.00]", "worse"]
+    titles = [t.title for t in report.tables]
+    assert "Differences in pixel AUPRO to all, on these categories" in titles
+    (shown,) = (t for t in report.tables if t.title == "Cells beside the reference")
+    assert [c.title for c in shown.columns if "Paper" in c.title] == [
+        "Paper's Det.",
+        "Paper's Loc.",
+    ]
+    with pytest.raises(StudyError, match=r"--also 'aupro': the other metrics .* are pixel_aupro"):
+        read_results(storage, "made", ("aupro",))
 
 
 def test_the_answer_says_the_verdicts_in_words(grid, tmp_path):
