@@ -193,7 +193,7 @@ def paper_difference(results: StudyResults, cell: CellResult, metric: str) -> fl
 
 
 def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
-    have = [f"{short(m)} is the {meaning(m)}" for m in results.metrics]
+    have = [f"{short(m)} is the {meaning(m)}" for m in results.paper_metrics]
     notes = [
         f"{' and '.join(have)} of the report split, taken when a fit is finished: the mean over "
         "the categories of the mean over their seeds.",
