@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,7 +300,7 @@ def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:
         value = record.intermediate[max(record.intermediate)]
     distributions = space.optuna_distributions()
     case = record.cases[0] if len(record.cases) == 1 else None
-    return create_trial(
+    trial = create_trial(
         state=STATES[record.state],
         params=record.drawn,
         distributions={name: distributions[name] for name in record.drawn},
@@ -310,6 +311,10 @@ def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:
             **({"category": case.category, "seed": case.seed} if case else {}),
         },
     )
+    # Optuna's times are the local clock's; without them a trial is as old as the journal.
+    trial.datetime_start = datetime.fromtimestamp(record.began)
+    trial.datetime_complete = datetime.fromtimestamp(record.ended or record.began)
+    return trial
 
 
 def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:

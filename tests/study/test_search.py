@@ -325,7 +325,10 @@ def test_the_journal_of_a_study_that_nobody_runs_has_begun_trials_in_its_queue(t
     storage = JournalStorage(JournalFileBackend(str(journal)))
     trials = optuna.load_study(study_name="mine", storage=storage).trials
     assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.WAITING]
-    assert trials[0].params == study.trials[0].drawn
+    done = study.trials[0]
+    assert trials[0].params == done.drawn
+    assert trials[0].datetime_start.timestamp() == pytest.approx(done.began)
+    assert trials[0].datetime_complete.timestamp() == pytest.approx(done.ended)
 
 
 def test_the_journal_opens_in_optuna_dashboard(tmp_path):
