@@ -155,7 +155,8 @@ class _Making(IteratedWork[PretrainProgress]):
 
     def is_over(self) -> bool:
         """Whether nothing can be gained any more."""
-        return self.stale >= self.recipe.patience or self.best_loss < NOTHING_LEFT
+        nothing_left = self.teacher_digest is not None and self.best_loss < NOTHING_LEFT
+        return self.stale >= self.recipe.patience or nothing_left
 
     def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
         """The objective's."""
@@ -199,6 +200,8 @@ class _Making(IteratedWork[PretrainProgress]):
         figures = self.objective.figures(self._held_out_batches())
         mean = float(np.mean(self.losses)) if self.losses else None
         self.note_evaluation({"training_loss": mean, **figures})
+        if self.teacher_digest is None and self.iteration == 0:
+            return figures  # Random weights may be right about a few images, but are no result.
         if figures["loss"] < self.best_loss:
             self.best, self.best_loss = copy.deepcopy(self.model.state_dict()), figures["loss"]
             self.stale = 0

@@ -9,7 +9,7 @@ from typing import Any
 from ffcad.config import ConfigError, TrainConfig, check_knob, check_values, knob, knobs
 
 # Raised by whoever changes the numbers that a making gives; a golden test notices.
-PRETRAIN_VERSION = 1
+PRETRAIN_VERSION = 2
 
 # The words for ways to make weights; a configuration's `encoder_weights` may be one in a study.
 METHODS = ("distilled", "warm_start", "supervised")
@@ -221,7 +221,8 @@ def encoder_key(
     """
     made_of: dict[str, Any] = {"recipe": recipe.identity(), "corpus": corpus_digest}
     if architecture.is_resnet18 and recipe.starts_warm:
-        made_of = {}  # It is the teacher, whatever the recipe and the images.
+        # It is the teacher, whatever the recipe and the images, and whatever changes in makings.
+        made_of = {"version": 1}
     parts = {
         "architecture": dataclasses.asdict(architecture),
         "teacher": teacher_digest,

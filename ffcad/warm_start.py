@@ -46,16 +46,21 @@ def warm_start(encoder: FFCResNet, teacher: FFCResNet, batches: list[Tensor]) ->
     """
     encoder.conv1.load_state_dict(teacher.conv1.state_dict())
     encoder.bn1.load_state_dict(teacher.bn1.state_dict())
-    pairs = [(encoder.bn1, teacher.bn1)]
+    pairs: list[tuple[FFCNormAct, nn.Module]] = []
     for block, source in zip(_blocks(encoder), _blocks(teacher), strict=True):
         pairs += _start_block(block, source)
     if is_exact(encoder):
-        for layer, source in pairs[1:]:
+        for layer, source in pairs:
             _copy_norm(layer, source)
         return
-    statistics = _output_statistics(teacher, [source for _, source in pairs[1:]], batches)
-    for layer, source in pairs[1:]:
-        _set_scale(layer, *statistics[source])
+    sources = [teacher.bn1, *(source for _, source in pairs)]
+    statistics = _output_statistics(teacher, sources, batches)
+    _set_scale(encoder.bn1, *statistics[teacher.bn1])
+    for layer, source in pairs:
+        local = layer.bn_l.num_features if layer.bn_l is not None else 0
+        for norm, part in ((layer.bn_l, slice(0, local)), (layer.bn_g, slice(local, None))):
+            if norm is not None:
+                _set_scale(norm, *(values[part] for values in statistics[source]))
     calibrate(encoder, batches)
     for module in encoder.modules():
         if isinstance(module, SpectralTransform):
@@ -173,13 +178,10 @@ def _copy_norm(layer: FFCNormAct, source: nn.Module) -> None:
     layer.bn_l.running_var.fill_(1 - layer.bn_l.eps)
 
 
-def _set_scale(layer: FFCNormAct, mean: Tensor, deviation: Tensor) -> None:
-    """Makes the norms' outputs have a mean and a deviation, once their statistics are right."""
-    local = layer.bn_l.num_features if layer.bn_l is not None else 0
-    for norm, part in ((layer.bn_l, slice(0, local)), (layer.bn_g, slice(local, None))):
-        if norm is not None:
-            norm.weight.copy_(deviation[part])
-            norm.bias.copy_(mean[part])
+def _set_scale(norm: nn.BatchNorm2d, mean: Tensor, deviation: Tensor) -> None:
+    """Makes a norm's output have a mean and a deviation, once its statistics are right."""
+    norm.weight.copy_(deviation)
+    norm.bias.copy_(mean)
 
 
 def _output_statistics(

@@ -235,4 +235,4 @@ def test_what_a_method_needs_is_said(corpus, recipe, message):
 def test_the_numbers_are_those_of_this_version(whole):
     """Golden: whoever changes them raises PRETRAIN_VERSION, which is part of every key."""
     losses = [p.loss for p in whole[1:4]]
-    assert losses == pytest.approx([0.9696, 0.8864, 1.6989], rel=2e-2)
+    assert losses == pytest.approx([0.9121, 0.8295, 1.7220], rel=2e-2)

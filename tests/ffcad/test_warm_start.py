@@ -61,6 +61,26 @@ def test_the_spectral_path_has_the_best_factorisation_of_the_kernels_sum(teacher
     torch.testing.assert_close(error, torch.linalg.norm(left_out), rtol=1e-3, atol=1e-4)
 
 
+def test_the_stem_is_that_of_a_teacher_whose_norms_are_folded_into_its_kernels(batches):
+    """Such a norm has nothing of the images: its statistics must not be taken for theirs."""
+    teacher = make_teacher().network
+    stem = teacher.bn1
+    with torch.no_grad():
+        gain = stem.weight / (stem.running_var + stem.eps).sqrt()
+        teacher.conv1.weight *= gain[:, None, None, None]
+        stem.bias -= gain * stem.running_mean
+        stem.running_mean.zero_()
+        stem.running_var.fill_(1 - stem.eps)
+        stem.weight.fill_(1)
+    _, encoder = random_and_started(teacher, batches, 0.5, 2)
+    with torch.no_grad():
+        images = torch.cat(batches)
+        expected = stem(teacher.conv1(images))
+        torch.testing.assert_close(
+            encoder.bn1(encoder.conv1(images)), expected, rtol=0.01, atol=0.01 * expected.std()
+        )
+
+
 @pytest.mark.parametrize(("ratio", "layers"), [(0.5, 2), (0.25, 3), (0.75, 2)])
 def test_it_agrees_with_its_teacher_far_better_than_a_random_encoder(
     teacher, batches, ratio, layers
