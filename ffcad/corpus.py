@@ -241,8 +241,8 @@ def _left_out(paths: list[Path]) -> tuple[str, ...]:
         return ()
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     names = ", ".join(str(path) for path in paths[:NAMED])
-    plural = "s" * (len(paths) != 1)
-    return (f"{len(paths)} corpus image{plural} cannot be read and were left out: {names}{more}",)
+    what = "image cannot be read and was" if len(paths) == 1 else "images cannot be read and were"
+    return (f"{len(paths)} corpus {what} left out: {names}{more}",)
 
 
 def _classes(

@@ -7,6 +7,7 @@ ResNet-18; any other architecture needs weights of its own.
 import hashlib
 import json
 import os
+import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,10 +233,19 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of a pickle: it is refused anyway
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise WeightsError(
+            f"{path} cannot be read as weights: it holds something else than tensors, which might "
+            "be code and was not run; give a state dict, best as .safetensors"
+        ) from e
     except Exception as e:  # whatever a truncated or foreign file makes the reader raise
-        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise WeightsError(f"{path} cannot be read as weights: {reason}") from e
+        reason = str(e).splitlines()[0].partition(". ")[0] if str(e) else type(e).__name__
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is truncated or of another kind ({reason})"
+        ) from e
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is no state dict (names and tensors)")

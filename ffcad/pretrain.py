@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ffcad.batches import derived_seed
-from ffcad.checkpoint import STATE_KEYS, CheckpointError
+from ffcad.checkpoint import STATE_KEYS, CheckpointError, previous_checkpoint
 from ffcad.corpus import Corpus, Crops, central_crop
 from ffcad.encoder_weights import Teacher
 from ffcad.iterated_work import IteratedWork, Standing
@@ -279,7 +279,8 @@ class _Making(IteratedWork[PretrainProgress]):
         if state["key"] != self.key:
             raise CheckpointError(
                 f"{path} is of another making (key {state['key']}, here {self.key}): architecture, "
-                "recipe, teacher or corpus differ; give another --out, or remove it to begin anew"
+                "recipe, teacher or corpus differ; give another --out, or remove it, and "
+                f"{previous_checkpoint(path).name} if there is one, to begin anew"
             )
 
     def take(self, state: dict[str, Any]) -> None:

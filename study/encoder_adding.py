@@ -8,9 +8,10 @@ from ffcad.config import ConfigError
 from ffcad.encoder_weights import WeightsError, load_encoder_weights, read_card
 from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig
 from ffcad.resnet import FFCResNet
+from study.encoder_making import wrong_with
 from study.encoders import EncoderError, EncoderNeed, EncoderRecord, EncoderStore, new_record
 from study.leases import Waiter, describe
-from study.ledger import FINISHED
+from study.ledger import FINISHED, LedgerError
 
 # In the place of the study that made it.
 ELSEWHERE = "made elsewhere"
@@ -63,8 +64,7 @@ def _add(store: EncoderStore, path: Path, card: dict[str, Any]) -> EncoderRecord
     if lease is None:
         raise EncoderError(f"encoder {need.key} is being made by {describe(waiter.holder)}")
     try:
-        known = store.read(need.key)
-        if known is not None and known.status == FINISHED:
+        if (known := _sound(store, need.key)) is not None:
             return known
         store.storage.upload(path, store.weights(need.key))
         record = new_record(
@@ -85,3 +85,15 @@ def _add(store: EncoderStore, path: Path, card: dict[str, Any]) -> EncoderRecord
         return record
     finally:
         lease.forget()
+
+
+def _sound(store: EncoderStore, key: str) -> EncoderRecord | None:
+    """The record of an encoder that is finished and whose file is what the record says."""
+    try:
+        known = store.read(key)
+        if known is None or known.status != FINISHED:
+            return None
+        with store.storage.at_hand(store.weights(key)) as path:
+            return None if wrong_with(path, known) else known
+    except (FileNotFoundError, LedgerError):
+        return None

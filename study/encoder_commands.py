@@ -173,7 +173,7 @@ def _check(
         style = "red" if why else None
         console.print(said, style=style, highlight=False, markup=False, soft_wrap=True)
     if broken:
-        console.print("The next fit that needs a broken one mends it.")
+        console.print("The next fit that needs a broken one mends it; so do `remove` and `make`.")
     return BROKEN if broken else OK
 
 

@@ -51,7 +51,7 @@ def describe_makings(
             continue
         recipe = recipe_of(config, method, max(space.values_of("image_size")))
         corpus = study_corpus(config, recipe)
-        notes += [f"corpus: {note}" for note in corpus.notes]
+        notes += corpus.notes
         teacher = None
         if method != SUPERVISED:
             teacher = study_teacher(config)

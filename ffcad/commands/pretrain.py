@@ -53,9 +53,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--corpus", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
     add(
         "--teacher",
-        default="torchvision",
         metavar="W",
-        help="torchvision (downloads ImageNet's ResNet-18 once), or a file of ResNet-18's weights",
+        help="torchvision (the default: downloads ImageNet's ResNet-18 once), or a file of "
+        "ResNet-18's weights",
     )
     add(
         "--ratio",
@@ -85,9 +85,11 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as e:
         raise UsageError(str(e)) from e
     supervised = recipe.method == "supervised"
+    if supervised and args.teacher is not None:
+        raise UsageError("--teacher is not for method=supervised, which learns from class labels")
     with console.status("reading the images"):
         corpus = read_corpus(args.corpus, labelled=supervised)
-    teacher = None if supervised else load_teacher(args.teacher)
+    teacher = None if supervised else load_teacher(args.teacher or "torchvision")
     for note in corpus.notes:
         print(f"note: {note}", file=sys.stderr)
     key = encoder_key(recipe, architecture, teacher and teacher.digest, corpus.digest)

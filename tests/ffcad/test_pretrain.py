@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from encoders import RECIPE, make_corpus, make_teacher
@@ -202,6 +203,15 @@ def test_class_labels_are_learnt_and_give_an_encoder():
     assert final.figures["level3_global_dead"] < 1
     assert final.encoder.architecture["stages"] == 3
     assert final.card["teacher"] is None
+
+
+def test_random_weights_are_no_result_of_a_supervised_making():
+    """They are right about all held-out images where those are of the class that they favour."""
+    corpus = make_corpus(labels=True)
+    one = replace(corpus, labels=np.zeros_like(corpus.labels))
+    *_, final = pretrain(replace(SUPERVISED, iterations=2, evaluate_every=2), HALF, one)
+    assert final.iteration == 2
+    assert [entry["iteration"] for entry in final.history] == [0, 2]
 
 
 @pytest.mark.slow

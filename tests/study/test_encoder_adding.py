@@ -11,8 +11,8 @@ from ffcad.pretrain_config import EncoderArchitecture
 from ffcad.resnet import FFCResNet
 from study.__main__ import main
 from study.encoder_adding import ELSEWHERE, add_encoder
-from study.encoder_making import Making, encoder_file
-from study.encoders import EncoderError, EncoderStore
+from study.encoder_making import Making, encoder_file, wrong_with
+from study.encoders import CARD, EncoderError, EncoderStore
 from study.storage import Storage
 
 
@@ -46,6 +46,20 @@ def test_a_study_that_needs_it_does_not_make_it(made, tmp_path, capsys):
     assert load_file(end.value.value).keys() == load_file(path).keys()
     assert main(command) == 0  # once more changes nothing
     assert store.read(need.key) == record
+
+
+@pytest.mark.parametrize("file", ["weights", "card"])
+def test_it_mends_an_encoder_whose_files_are_broken(made, tmp_path, file):
+    *_, need, path = made
+    store = EncoderStore(Storage(tmp_path))
+    whole = add_encoder(store, path)
+    broken = tmp_path / (
+        store.weights(need.key) if file == "weights" else f"{store.folder(need.key)}/{CARD}"
+    )
+    broken.write_bytes(broken.read_bytes()[:500])
+    record = add_encoder(store, path)
+    assert (record.status, record.weights) == ("finished", whole.weights)
+    assert wrong_with(tmp_path / store.weights(need.key), store.read(need.key)) is None
 
 
 def without_card(path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ffcad.pretrain_config import PRETRAIN_VERSION
 from study.arguments import parse
 from study.encoder_sources import describe_makings, load_sources, recipe_of, study_corpus
 from study.encoders import EncoderStore
@@ -77,7 +78,7 @@ def test_own_folders_may_be_the_corpus_and_what_does_not_decode_is_named(
     made, notes = makings(study_of(f"--corpus {photos}"), tmp_path)
     assert made["distilled"]["corpus"] != makings(study_of(), tmp_path)[0]["distilled"]["corpus"]
     (note,) = notes
-    assert note.startswith("corpus: 1 corpus image ")
+    assert note.startswith("1 corpus image ")
     assert note.endswith(f": {photos}/nut/broken.png")
     made, _ = makings(study_of(f"--corpus {photos} --encoder supervised"), tmp_path)
     assert made["supervised"]["teacher"] is None
@@ -90,10 +91,10 @@ def test_a_worker_takes_the_teacher_from_the_storage(study_of, tmp_path, recipe)
     store = EncoderStore(Storage(tmp_path / "runs"))
     # Its own file of it is not needed.
     elsewhere = dataclasses.replace(config, teacher="/nowhere")
-    corpus, teacher = load_sources(elsewhere, need, 1, store)
+    corpus, teacher = load_sources(elsewhere, need, PRETRAIN_VERSION, store)
     assert (teacher.digest, corpus.digest) == (need.teacher, need.corpus)
-    with pytest.raises(RuntimeError, match="makes encoders by version 1, the driver by 2"):
-        load_sources(config, need, 2, store)
+    with pytest.raises(RuntimeError, match=f"the driver by {PRETRAIN_VERSION - 1}"):
+        load_sources(config, need, PRETRAIN_VERSION - 1, store)
     # What a broken disk has spoilt is put there again by the next driver.
     path = tmp_path / "runs" / store.teacher(teacher.digest)
     whole = path.read_bytes()
