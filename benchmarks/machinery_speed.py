@@ -61,11 +61,12 @@ from study.fits import Fit
 from study.inputs import prepare
 from study.ledger import Ledger
 from study.plan import make_plan
+from study.ray_session import start_ray
 from study.search import OptunaSearch
 from study.sitting import Sitting
 from study.storage import Storage
 from study.trials import StudyFolder
-from study.tuning import make_context, make_search, make_tuner, start_ray
+from study.tuning import make_context, make_search, make_tuner
 
 REPORTS, METRICS, SLOTS = 20, 20, 2
 FLAGS = (

@@ -4,12 +4,10 @@ Ray's own snapshots, checkpoints, loggers and console are switched off: the ledg
 """
 
 import dataclasses
-import logging
 import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,9 +18,8 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from study.config import StudyConfig, StudyError
+from study.config import StudyConfig
 from study.context import StudyContext
-from study.failures import last_line
 from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
@@ -31,6 +28,7 @@ from study.machine import code_environment, concurrency
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
+from study.ray_session import running_ray
 from study.search import OptunaSearch, make_scheduler
 from study.signals import Interrupts
 from study.sitting import Sitting
@@ -38,13 +36,6 @@ from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
 from study.trials import StudyFolder, TrialRecord, outcome_of
-
-# Nothing passes through Ray's shared memory but small dictionaries; bytes.
-OBJECT_STORE = 200_000_000
-# How long Ray may still take to start when somebody asked for an end, so that it is ended in order.
-RAY_SECONDS = 10.0
-# Between two times that our handlers of signals are set while Ray sets its own.
-INSTALL_SECONDS = 0.002
 
 
 def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
@@ -66,7 +57,7 @@ def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bo
     try:
         with ExitStack() as stack:
             with console.status("starting Ray"):
-                runs = stack.enter_context(_running_ray(interrupts))
+                runs = stack.enter_context(running_ray(interrupts))
             return runs and _tune(sitting, console, interrupts, files)
     finally:
         shutil.rmtree(files, ignore_errors=True)
@@ -84,7 +75,7 @@ def make_only(sitting: Sitting, console: Console, interrupts: Interrupts) -> Non
     ending = SimpleNamespace(stopping=interrupts.stopping, fatal=None)
     with ExitStack() as stack:
         with console.status("starting Ray"):
-            runs = stack.enter_context(_running_ray(interrupts))
+            runs = stack.enter_context(running_ray(interrupts))
         if not runs:
             return
         slots = concurrency(sitting.config, ray.cluster_resources())
@@ -217,81 +208,6 @@ def _stopping_without(lease: Lease, search: Ending) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-@contextmanager
-def _running_ray(interrupts: Interrupts) -> Iterator[bool]:
-    """Ray, unless it runs already, for as long as the context lasts.
-
-    While it starts it sets handlers for SIGTERM, in Python and in C++, that end the process with
-    a stack trace, and when it ends it leaves none. So it is started and ended in a thread of its
-    own, where it sets the ones of C++ only, and this thread sets ours again and again meanwhile.
-    The other one lives as long as Ray, whose processes the kernel ends with it.
-
-    Yields:
-        Whether it runs; not if it did not start soon after somebody asked for an end.
-
-    Raises:
-        StudyError: as `start_ray`.
-    """
-    if ray.is_initialized():
-        yield True
-        return
-    ready, over = threading.Event(), threading.Event()
-    failed: list[BaseException] = []
-
-    def live() -> None:
-        try:
-            start_ray()
-        except BaseException as e:
-            failed.append(e)
-        ready.set()
-        over.wait()
-        ray.shutdown()
-
-    thread = threading.Thread(target=live, name="ray", daemon=True)
-    thread.start()
-    stopping, asked = interrupts.stopping, None
-    while not ready.wait(INSTALL_SECONDS):
-        interrupts.install()
-        if stopping.is_set():
-            asked = asked or time.monotonic()
-            if time.monotonic() - asked > RAY_SECONDS:
-                yield False
-                return
-    interrupts.install()
-    try:
-        # A terminal's Ctrl-C reaches Ray's processes while they start, too.
-        if failed and not stopping.is_set():
-            raise failed[0]
-        yield not failed
-    finally:
-        over.set()
-        while thread.is_alive():
-            thread.join(INSTALL_SECONDS)
-            interrupts.install()
-
-
-def start_ray() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine alone.
-
-    Raises:
-        StudyError: if the cluster does not answer, or Ray does not start.
-    """
-    address = os.environ.get("RAY_ADDRESS")
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if not address:
-        # "local" keeps away from other people's Ray on this machine.
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
-        }
-    try:
-        ray.init(**options)
-    except Exception as e:  # Ray raises whatever it has, a plain Exception among it.
-        where = f"Ray at RAY_ADDRESS={address} does not answer" if address else "Ray does not start"
-        raise StudyError(f"{where}: {last_line(e.__cause__ or e)[:300]}") from e
 
 
 def count_rungs(config: StudyConfig, space: Space) -> int:

@@ -8,11 +8,12 @@ from optuna.distributions import CategoricalDistribution
 
 from study.config import StudyError
 from study.leases import Follower, Waiter
+from study.ray_session import start_ray
 from study.search import OptunaSearch
 from study.spaces import checked
 from study.storage import Storage
 from study.trials import Case
-from study.tuning import _stopping_without, start_ray
+from study.tuning import _stopping_without
 
 SPACE = checked("mine", "why?", {"hsas": CategoricalDistribution(("none", "2d"))}, {})
 
