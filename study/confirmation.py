@@ -46,14 +46,19 @@ def confirmation(config: StudyConfig, space: Space, best: TrainConfig) -> tuple[
 
     Returns:
         A grid of the cells 'best' and 'default', on the same categories and on as many seeds as
-        are asked for, which follow the greatest one that the study has used.
+        are asked for, which follow the greatest one that the study has used. Where the encoder is
+        among what varies, the default has the best's, because the knob's own is a random one, beside
+        which everything is better.
     """
+    varying = [space.search, space.nuisance, *space.cells.values()]
+    encoder = {"encoder_weights": best.encoder_weights}
+    default = encoder if any("encoder_weights" in knobs for knobs in varying) else {}
     grid = checked(
         f"{space.name}-confirm",
         f"Is the best configuration of {config.name} better than the default on fresh seeds?",
         {},
         space.fixed,
-        cells={BEST: space.parameters(best), DEFAULT: {}},
+        cells={BEST: space.parameters(best), DEFAULT: default},
         reference=DEFAULT,
     )
     first = max(config.seeds) + 1

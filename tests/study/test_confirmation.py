@@ -71,6 +71,34 @@ def test_the_best_of_what_was_tuned_in_cells_is_confirmed_too(tmp_path):
     assert not confirming.nuisance
 
 
+SEARCHED = """'Which encoder, and which optimizer?'
+from optuna.distributions import CategoricalDistribution
+SEARCH = {
+    "encoder_weights": CategoricalDistribution(("distilled", "warm_start")),
+    "optimizer": CategoricalDistribution(("sgd", "adamw")),
+}
+FIXED = {}
+"""
+SET_BY_CELLS = """'Which encoder?'
+from optuna.distributions import CategoricalDistribution
+CELLS = {"distilled": {"encoder_weights": "distilled"}, "warm": {"encoder_weights": "warm_start"}}
+NUISANCE = {"optimizer": CategoricalDistribution(("sgd", "adamw"))}
+FIXED = {}
+"""
+
+
+@pytest.mark.parametrize("written", [SEARCHED, SET_BY_CELLS])
+def test_the_default_has_the_bests_encoder_where_encoders_are_compared(tmp_path, written):
+    (tmp_path / "encoders.py").write_text(written)
+    flags = ["--storage", str(tmp_path), "--space", str(tmp_path / "encoders.py")]
+    config, space, _ = parse([*flags, "--confirm", "2"])
+    best = TrainConfig(encoder_weights="warm_start", optimizer="adamw")
+    _, grid = confirmation(config, space, best)
+    assert grid.cell_configurations() == {
+        "best": best, "default": TrainConfig(encoder_weights="warm_start"),
+    }  # fmt: skip
+
+
 def test_the_first_study_says_where_the_figures_to_report_are(search):
     config, space, _ = search
     trials = [trial_of(config, space, 0, 0.3)]
