@@ -47,8 +47,8 @@ def confirmation(config: StudyConfig, space: Space, best: TrainConfig) -> tuple[
     Returns:
         A grid of the cells 'best' and 'default', on the same categories and on as many seeds as
         are asked for, which follow the greatest one that the study has used. Where the encoder is
-        among what varies, the default has the best's, because the knob's own is a random one, beside
-        which everything is better.
+        among what varies, the default has the best's: the knob's own default is a random one, and
+        beside that everything is better.
     """
     varying = [space.search, space.nuisance, *space.cells.values()]
     encoder = {"encoder_weights": best.encoder_weights}
