@@ -60,6 +60,13 @@ def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(sear
     assert more.seeds == (4, 5, 6)
 
 
+def test_the_longest_name_that_can_be_confirmed_has_a_confirmation(search):
+    config, space, _ = search
+    config = dataclasses.replace(config, name="a" * 92)
+    confirming, _ = confirmation(config, space, TrainConfig(global_ratio=0.25))
+    assert confirming.name == f"{'a' * 92}-confirm"
+
+
 def test_the_best_of_what_was_tuned_in_cells_is_confirmed_too(tmp_path):
     config, space, _ = parse(
         ["--storage", str(tmp_path), "--space", "optimizer", "--num-trials", "2", "--confirm", "1"]
