@@ -34,6 +34,7 @@ from study.fit_costs import (
 from study.inputs import prepare
 from study.ledger import Ledger
 from study.machine import concurrency, own_resources
+from study.machine_files import keep_estimate
 from study.paired_statistics import LEVEL
 from study.plan import Plan, make_plan
 from study.question import changes
@@ -50,6 +51,8 @@ FIT_BYTES = 2_000_000
 
 def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console) -> int:
     """Says what a study would cost; starts nothing, and leaves its storage as it is.
+
+    The estimate is kept on this machine, for the report to compare with what the study did cost.
 
     Args:
         config: the study, as it was asked for.
@@ -81,6 +84,8 @@ def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console)
         seconds, source = _seconds(config, space, plan, ledger, data, console)
         found = estimate(config, space, inputs, plan, ledger, seconds, source, slots)
         found = with_encoders(found, space, inputs, plan, storage)
+        if found.seconds is not None:
+            keep_estimate(config, inputs, found)
         disk = _disk(config, space, plan, found)
     # The paper's two: image AUROC, and pixel AP where there is a mask to take it from.
     metrics = 1 + any(d.report.masks is not None for d in data.values())

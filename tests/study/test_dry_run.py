@@ -10,6 +10,8 @@ from study.arguments import parse
 from study.category_analysis import compare_over_categories
 from study.costs import Estimate
 from study.dry_run import describe, describe_more, describe_power
+from study.inputs import prepare
+from study.machine_files import kept_estimate
 from study.run import main
 
 HOUR = 3600.0
@@ -119,3 +121,10 @@ def test_a_dry_run_measures_says_the_costs_and_leaves_nothing(tmp_path, capsys):
         "smallest p-value: 1 after Holm's correction (2 cases, 1 comparison in 2 metrics)" in said
     )
     assert [path for path in storage.rglob("*") if path.is_file()] == []
+    # The study itself, on the same machine, has the plan that was said.
+    arguments = [*flags.split()[:-1], "--space", str(space), "--storage", str(storage)]
+    config, checked, _ = parse(arguments)
+    config, inputs, _ = prepare(config, checked)
+    plan = kept_estimate(config, inputs)
+    assert (plan["fits"], plan["finished"]) == (4, 0)
+    assert "measured on dial" in plan["source"]
