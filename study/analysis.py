@@ -54,7 +54,8 @@ class Contrast:
             interval and the p-value are too sure; None where that cannot be seen.
         adjusted_p: after Holm's correction over the table, as the next three.
         smallest_p: the least adjusted p that this many pairs can reach.
-        needed_pairs: pairs from which on a verdict is possible; 0 where it is.
+        needed_pairs: pairs from which on a verdict is possible; 0 where it is. Where `lacks_seeds`,
+            more categories are of no use.
         verdict: better, worse, no difference shown, or too few cases.
     """
 
@@ -76,6 +77,12 @@ class Contrast:
     smallest_p: float = 1.0
     needed_pairs: int = 0
     verdict: str = TOO_FEW
+
+    @property
+    def lacks_seeds(self) -> bool:
+        """Whether no category has two seeds: then there is no interval, and so no verdict, however
+        many categories there are."""
+        return self.low is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +143,9 @@ def correct_together(comparisons: Sequence[C]) -> list[C]:
     for comparison, p in zip(comparisons, adjusted, strict=True):
         least = smallest_p(comparison.pairs, m)
         needed = 0 if least <= LEVEL else needed_pairs(m)
-        if comparison.low is None:
-            # An interval needs two seeds of a category, whatever the number of categories.
-            needed = max(needed_pairs(m), 2 * comparison.categories)
+        if comparison.lacks_seeds:
+            # One more case than there are categories gives one of them a second seed.
+            needed = max(needed_pairs(m), comparison.categories + 1)
         verdict = decide(comparison.difference, comparison.low, comparison.high, p, needed)
         changes = {"adjusted_p": p, "smallest_p": least, "needed_pairs": needed}
         result.append(dataclasses.replace(comparison, **changes, verdict=verdict))

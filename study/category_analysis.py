@@ -46,8 +46,10 @@ class CategoryComparison:
         p_value: of Wilcoxon's signed-rank test.
         probability_better: that the mean difference over all categories like these is above 0.
         adjusted_p: after Holm's correction over the table, as the next three.
-        smallest_p: the least adjusted p that this many categories can reach.
-        needed_categories: from which on a verdict is possible; 0 where it is.
+        smallest_p: the least adjusted p that so many categories can reach; those without any
+            difference do not count, unless none has one.
+        needed_categories: from which on a verdict is possible, if those that are added differ; 0
+            where it is.
         verdict: better, worse, no difference shown, or too few cases.
     """
 
@@ -170,8 +172,10 @@ def _compare(
 
 
 def _judged(comparison: CategoryComparison, adjusted_p: float, table: int) -> CategoryComparison:
-    least = smallest_p(comparison.categories, table)
-    needed = 0 if least <= LEVEL else needed_pairs(table)
+    # Wilcoxon's test leaves zeros out; of zeros alone it says that no difference is shown.
+    ranked = comparison.better_in + comparison.worse_in or comparison.categories
+    least = smallest_p(ranked, table)
+    needed = 0 if least <= LEVEL else needed_pairs(table) + comparison.categories - ranked
     verdict = decide(comparison.difference, comparison.low, comparison.high, adjusted_p, needed)
     changes = {"adjusted_p": adjusted_p, "smallest_p": least, "needed_categories": needed}
     return dataclasses.replace(comparison, **changes, verdict=verdict)

@@ -28,6 +28,8 @@ OBJECTIVES = (
     "select_pixel_aupro",
     "select_pixel_f1_max",
 )
+# The longest name of a study, and what is added to it by the one that confirms its best.
+LONGEST_NAME, CONFIRMING = 100, "-confirm"
 
 
 class StudyError(ValueError):
@@ -158,10 +160,12 @@ class StudyConfig:
             text = json.dumps([self.asked(), sources], sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()
             object.__setattr__(self, "name", f"{self.space}-{self.data}-{digest[:6]}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+        longest = LONGEST_NAME - (len(CONFIRMING) if self.confirm else 0)
+        if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{longest - 1}}}", self.name):
+            why = f" (with --confirm, whose study adds {CONFIRMING!r})" if self.confirm else ""
             raise StudyError(
-                f"--study must be 1 to 100 letters, digits, dots, dashes or underscores, a letter "
-                f"or digit first, but got {self.name!r}"
+                f"--study must be 1 to {longest} letters, digits, dots, dashes or underscores, a "
+                f"letter or digit first{why}, but got {self.name!r}"
             )
 
     @property

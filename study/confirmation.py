@@ -7,6 +7,7 @@ with it, and where the best has become another one, or more seeds are asked for,
 """
 
 import dataclasses
+from collections.abc import Collection
 
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from study.config import StudyConfig, space_fields
 from study.driver import OK, run_study
 from study.inputs import prepare
 from study.ledger import FINISHED
+from study.question import former_seeds
 from study.spaces import Space, checked
 from study.storage import Storage
 from study.trials import StudyFolder, TrialRecord, outcomes
@@ -37,26 +39,34 @@ def best_configuration(config: StudyConfig, trials: list[TrialRecord]) -> TrainC
     return TrainConfig.from_dict(best.first.configuration)
 
 
-def confirmation(config: StudyConfig, space: Space, best: TrainConfig) -> tuple[StudyConfig, Space]:
+def confirmation(
+    config: StudyConfig, space: Space, best: TrainConfig, seeds: Collection[int]
+) -> tuple[StudyConfig, Space]:
     """The study that confirms another one's best configuration.
 
     Args:
         config, space: the study whose best is confirmed, with its objective and seeds to confirm.
         best: its best configuration.
+        seeds: all that it has, or had before it was extended.
 
     Returns:
         A grid of the cells 'best' and 'default', on the same categories and on as many seeds as
-        are asked for, which follow the greatest one that the study has used.
+        are asked for, which follow the greatest one of those. Where the encoder is among what
+        varies, the default has the best's: the knob's own default is a random one, and beside that
+        everything is better.
     """
+    varying = [space.search, space.nuisance, *space.cells.values()]
+    encoder = {"encoder_weights": best.encoder_weights}
+    default = encoder if any("encoder_weights" in knobs for knobs in varying) else {}
     grid = checked(
         f"{space.name}-confirm",
         f"Is the best configuration of {config.name} better than the default on fresh seeds?",
         {},
         space.fixed,
-        cells={BEST: space.parameters(best), DEFAULT: {}},
+        cells={BEST: space.parameters(best), DEFAULT: default},
         reference=DEFAULT,
     )
-    first = max(config.seeds) + 1
+    first = max(seeds) + 1
     confirming = dataclasses.replace(
         config,
         **space_fields(grid),
@@ -78,10 +88,11 @@ def confirm_best(config: StudyConfig, space: Space, console: Console) -> int:
     Returns:
         The exit code, as `run_study`'s; 0 where there is nothing to confirm.
     """
-    best = best_configuration(config, StudyFolder(Storage(config.storage), config.name).trials())
+    folder = StudyFolder(Storage(config.storage), config.name)
+    best = best_configuration(config, folder.trials())
     if best is None:
         return OK
-    confirming, grid = confirmation(config, space, best)
+    confirming, grid = confirmation(config, space, best, former_seeds(folder.read_document()))
     if len(grid.distinct_cells()) == 1:
         console.print("The best configuration is the default: there is nothing to confirm.")
         return OK

@@ -1,19 +1,16 @@
 """Runs a study, from a checked StudyConfig to an exit code."""
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from ffcad.datasets.cache import default_cache
 from study.config import StudyConfig, StudyError
 from study.console import failures, next_steps, notes_of, summary
 from study.costs import estimate_from_history
@@ -24,6 +21,7 @@ from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
 from study.machine import concurrency, own_resources
+from study.machine_files import journal_path, kept_estimate
 from study.plan import Plan, make_plan
 from study.question import open_study
 from study.signals import INTERRUPTED, Interrupts
@@ -138,16 +136,17 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
 def _keep_estimate(
     config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, plan: Plan
 ) -> None:
-    """Keeps what the study will cost in its document, once, where the ledger tells it for nothing:
-    so a report can say how wrong it was."""
+    """Keeps what the study will cost in its document, once, where the ledger tells it for nothing
+    or a dry run found it on this machine: so a report can say how wrong it was."""
     document = folder.read_document()
     # Of a cluster, this machine does not know how much it does at once.
     if "plan" in document or not plan.left or os.environ.get("RAY_ADDRESS"):
         return
     slots = concurrency(config, own_resources())
     found = estimate_from_history(config, space, inputs, plan, Ledger(folder.storage), slots)
-    if found is not None:
-        folder.write_document({**document, "plan": found.to_dict()})
+    known = kept_estimate(config, inputs) if found is None else found.to_dict()
+    if known is not None:
+        folder.write_document({**document, "plan": known})
 
 
 def _keep_journal(sitting: Sitting) -> None:
@@ -227,12 +226,6 @@ def driver_lease(folder: StudyFolder, console: Console) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
-
-
-def journal_path(config: StudyConfig) -> Path:
-    """Where this machine keeps Optuna's study while it is run."""
-    storage = hashlib.sha256(Storage(config.storage).where.encode()).hexdigest()[:8]
-    return default_cache() / "optuna" / storage / f"{config.name}.journal"
 
 
 def _show(

@@ -10,6 +10,7 @@ from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, load_textures
 from study.analysis import needed_pairs, smallest_p
 from study.arguments import Sought
+from study.category_analysis import FEWEST_CATEGORIES
 from study.config import StudyConfig
 from study.costs import (
     Estimate,
@@ -33,6 +34,7 @@ from study.fit_costs import (
 from study.inputs import prepare
 from study.ledger import Ledger
 from study.machine import concurrency, own_resources
+from study.machine_files import keep_estimate
 from study.paired_statistics import LEVEL
 from study.plan import Plan, make_plan
 from study.question import changes
@@ -49,6 +51,8 @@ FIT_BYTES = 2_000_000
 
 def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console) -> int:
     """Says what a study would cost; starts nothing, and leaves its storage as it is.
+
+    The estimate is kept on this machine, for the report to compare with what the study did cost.
 
     Args:
         config: the study, as it was asked for.
@@ -80,14 +84,18 @@ def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console)
         seconds, source = _seconds(config, space, plan, ledger, data, console)
         found = estimate(config, space, inputs, plan, ledger, seconds, source, slots)
         found = with_encoders(found, space, inputs, plan, storage)
+        if found.seconds is not None:
+            keep_estimate(config, inputs, found)
         disk = _disk(config, space, plan, found)
+    # The paper's two: image AUROC, and pixel AP where there is a mask to take it from.
+    metrics = 1 + any(d.report.masks is not None for d in data.values())
     console.print(f"[bold]{config.name}[/bold]", highlight=False)
     console.print(config.question, highlight=False, markup=False)
     for line in (
         plan.describe(config),
         *describe(found, disk, sought.price),
         *describe_more(config, space, seconds),
-        *describe_power(config, space),
+        *describe_power(config, space, metrics),
         *(f"note: {note}" for note in (*notes, *plan.notes)),
     ):
         console.print(line, highlight=False, markup=False)
@@ -145,25 +153,43 @@ def describe_more(config: StudyConfig, space: Space, seconds: Seconds) -> list[s
     return lines
 
 
-def describe_power(config: StudyConfig, space: Space) -> list[str]:
-    """What the number of cases can show at best, in a line; none where nothing is compared."""
+def describe_power(config: StudyConfig, space: Space, metrics: int) -> list[str]:
+    """What the cases can show at best, in lines; none where nothing is compared.
+
+    Args:
+        config, space: the study.
+        metrics: that its report compares the cells by; it corrects for all of them together.
+    """
     # Rows that are one configuration are compared once.
-    cells = dataclasses.replace(space, draws=1).distinct_cells()
-    pairs, comparisons = len(config.cases), len(cells) - 1
+    cells = len(dataclasses.replace(space, draws=1).distinct_cells()) if space.is_grid else 2
+    categories, seeds = len(config.categories), len(config.seeds)
     if not space.is_grid:
-        if not config.confirm:
-            return []
-        pairs, comparisons = config.confirm * len(config.categories), 1
-    if comparisons < 1:
+        seeds = config.confirm
+    if cells < 2 or not seeds:
         return []
+    pairs, comparisons = categories * seeds, (cells - 1) * metrics
     least = smallest_p(pairs, comparisons)
     said = (
-        f"smallest p-value: {least:.2g} after Holm's correction ({pairs} "
-        f"case{'s' * (pairs != 1)}, {comparisons} comparison{'s' * (comparisons != 1)})"
+        f"smallest p-value: {least:.2g} after Holm's correction ({_number(pairs, 'case')}, "
+        f"{_number(cells - 1, 'comparison')} in {_number(metrics, 'metric')})"
     )
     if least > LEVEL:
         said += f"; no verdict is possible below {needed_pairs(comparisons)} cases"
-    return [said]
+    if seeds < 2:
+        said += "; no verdict is possible on these categories without a second seed"
+    lines = [said]
+    if categories >= FEWEST_CATEGORIES:
+        # Each metric has a table of its own.
+        least = smallest_p(categories, cells - 1)
+        said = f"on categories like these: {least:.2g} ({categories} categories)"
+        if least > LEVEL:
+            said += f"; no verdict is possible below {needed_pairs(cells - 1)} categories"
+        lines.append(said)
+    return lines
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _seconds(

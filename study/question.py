@@ -3,6 +3,7 @@
 import dataclasses
 import time
 import warnings
+from typing import Any
 
 from optuna.trial import FixedTrial
 
@@ -76,11 +77,18 @@ def ask(
         said = {"when": time.time(), "differences": differences}
         document["extended"] = [*document.get("extended", []), said]
         document["extending"] = True
+        document["former_seeds"] = former_seeds(document)
         document.pop("plan", None)  # It was of another question.
     document.pop("exhausted", None)  # The space: this sitting will find out.
     asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
     folder.write_document(asked)
     complete_extension(folder, config, space, inputs)
+
+
+def former_seeds(document: dict[str, Any]) -> list[int]:
+    """All seeds that a study's document knows of: those that it has, and those that it had before
+    it was extended, whose results were seen, too."""
+    return sorted({*document["study"]["seeds"], *document.get("former_seeds", [])})
 
 
 def complete_extension(

@@ -102,7 +102,10 @@ def cost_blocks(results: StudyResults) -> list[Block]:
 def _plan_against_truth(results: StudyResults) -> list[Block]:
     """How wrong the estimate was that the driver made when the study began."""
     if "plan" not in results.document:
-        return []
+        why = (
+            "No plan was kept: when the study began, nothing told its time, and no --dry-run of it"
+        )
+        return [Text(f"{why} had been made on that machine.")]
     plan = results.document["plan"]
     if plan["seconds"] is None:
         return [Text("When the study began, nothing was known to estimate its time from.")]

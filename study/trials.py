@@ -169,9 +169,10 @@ class StudyFolder:
 
         'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'trials' the number of
         trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
-        question was changed, 'extending' while not all trials follow that yet; 'exhausted' is there
-        when the search space held no further configuration; 'plan' is what the study was thought to
-        cost (`study.costs.Estimate`), where that was known.
+        question was changed, 'extending' while not all trials follow that yet, 'former_seeds' those
+        of all questions so far but the last; 'exhausted' is there when the search space held no
+        further configuration; 'plan' is what the study was thought to cost
+        (`study.costs.Estimate`), where that was known.
 
         Raises:
             LedgerError: if it is unreadable.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ffcad.config import TrainConfig
-from study.config import StudyConfig
+from study.config import CONFIRMING, StudyConfig
 from study.trials import TrialRecord
 
 RANDOM_ENCODER = "The frozen encoder has random weights: the results say little about the method."
@@ -16,7 +16,7 @@ SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
 
 def confirmation_name(name: str) -> str:
     """The name of the study that confirms another one's best configuration."""
-    return f"{name}-confirm"
+    return f"{name}{CONFIRMING}"
 
 
 def cell_names(config: StudyConfig) -> dict[str, str]:

@@ -96,7 +96,14 @@ def test_one_seed_has_no_interval_and_so_no_verdict():
     found = compared(cells)["a"]
     assert (found.low, found.high, found.probability_better, found.seed_spread) == (None,) * 4
     assert found.p_value == 2 / 2**15
-    assert (found.verdict, found.needed_pairs) == (TOO_FEW, 30)
+    assert (found.verdict, found.needed_pairs, found.lacks_seeds) == (TOO_FEW, 16, True)
+    # More categories are no remedy, one second seed is.
+    cells = {name: {**s, ("category 15", 0): s["category 0", 0]} for name, s in cells.items()}
+    assert (compared(cells)["a"].verdict, compared(cells)["a"].lacks_seeds) == (TOO_FEW, True)
+    for name, shift in (("default", 0.001), ("a", -0.001)):
+        cells[name]["category 0", 1] = cells[name]["category 0", 0] + shift
+    found = compared(cells)["a"]
+    assert (found.verdict, found.needed_pairs, found.lacks_seeds) == (BETTER, 0, False)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,20 @@ def test_six_categories_are_too_few_for_two_comparisons():
     ]
 
 
+def test_categories_without_a_difference_do_not_count_as_cases():
+    means = (0.1, 0.2, 0.15, 0.12, 0.3, 0.0, 0.0)
+    cells = cells_of(*means, seeds=1)
+    cells["cell"] = {(c, s): means[int(c.split()[1])] for c, s in cells["cell"]}
+    cells["again"] = cells["default"]
+    # Two comparisons, and five categories that differ: twice 2 / 2**5.
+    found, again = compare_over_categories(cells, "default", "m")
+    assert (found.categories, found.better_in, found.p_value) == (7, 5, 2 / 32)
+    assert (found.verdict, found.smallest_p) == (TOO_FEW, 4 / 32)
+    # Seven that differ, beside the two that do not.
+    assert found.needed_categories == 9
+    assert again.verdict == NO_DIFFERENCE
+
+
 def test_fewer_than_six_categories_are_refused():
     with pytest.raises(AnalysisError, match=r"at least 6 categories but got 5; .*--categories"):
         compare_over_categories(cells_of(1, 2, 3, 4, 5), "default", "report_pixel_ap")

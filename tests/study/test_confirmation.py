@@ -10,6 +10,7 @@ from study.arguments import parse
 from study.config import StudyConfig
 from study.confirmation import best_configuration, confirmation
 from study.inputs import Inputs, cases_of
+from study.question import former_seeds, open_study
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 from study.wording import caveats
@@ -46,7 +47,7 @@ def test_the_best_is_the_finished_one_with_the_greatest_objective(search):
 def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(search):
     config, space, _ = search
     best = TrainConfig.from_dict(trial_of(config, space, 0, 0.3, global_ratio=0.25).configuration)
-    confirming, grid = confirmation(config, space, best)
+    confirming, grid = confirmation(config, space, best, config.seeds)
     assert (confirming.name, confirming.seeds, confirming.confirm) == ("mine-confirm", (4, 5), 0)
     assert confirming.categories == config.categories
     assert confirming.select_on == config.select_on
@@ -56,8 +57,28 @@ def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(sear
         "best": best, "default": TrainConfig.from_dict(space.fixed),
     }  # fmt: skip
     # Asking for more seeds keeps those that there were.
-    more, _ = confirmation(dataclasses.replace(config, confirm=3), space, best)
+    more, _ = confirmation(dataclasses.replace(config, confirm=3), space, best, config.seeds)
     assert more.seeds == (4, 5, 6)
+
+
+def test_seeds_from_before_a_study_was_extended_are_not_fresh(tmp_path):
+    storage = str(tmp_path / "runs")
+    folder = StudyFolder(Storage(storage), "mine")
+    for seeds in ("0,1,2", "0", "1"):
+        flags = ["--storage", storage, "--study", "mine", "--seeds", seeds, "--confirm", "2"]
+        config, space, _ = parse([*flags, "--categories", "wood"])
+        open_study(folder, config, space, INPUTS, extend=True)
+    seeds = former_seeds(folder.read_document())
+    assert seeds == [0, 1, 2]
+    confirming, _ = confirmation(config, space, TrainConfig(), seeds)
+    assert confirming.seeds == (3, 4)
+
+
+def test_the_longest_name_that_can_be_confirmed_has_a_confirmation(search):
+    config, space, _ = search
+    config = dataclasses.replace(config, name="a" * 92)
+    confirming, _ = confirmation(config, space, TrainConfig(), (0,))
+    assert confirming.name == f"{'a' * 92}-confirm"
 
 
 def test_the_best_of_what_was_tuned_in_cells_is_confirmed_too(tmp_path):
@@ -65,10 +86,38 @@ def test_the_best_of_what_was_tuned_in_cells_is_confirmed_too(tmp_path):
         ["--storage", str(tmp_path), "--space", "optimizer", "--num-trials", "2", "--confirm", "1"]
     )
     best = space.cell_configurations()["AdamW #2"]
-    confirming, grid = confirmation(config, space, best)
+    confirming, grid = confirmation(config, space, best, config.seeds)
     assert grid.cell_configurations()["best"] == best
     assert grid.cell_configurations()["default"] == TrainConfig()
     assert not confirming.nuisance
+
+
+SEARCHED = """'Which encoder, and which optimizer?'
+from optuna.distributions import CategoricalDistribution
+SEARCH = {
+    "encoder_weights": CategoricalDistribution(("distilled", "warm_start")),
+    "optimizer": CategoricalDistribution(("sgd", "adamw")),
+}
+FIXED = {}
+"""
+SET_BY_CELLS = """'Which encoder?'
+from optuna.distributions import CategoricalDistribution
+CELLS = {"distilled": {"encoder_weights": "distilled"}, "warm": {"encoder_weights": "warm_start"}}
+NUISANCE = {"optimizer": CategoricalDistribution(("sgd", "adamw"))}
+FIXED = {}
+"""
+
+
+@pytest.mark.parametrize("written", [SEARCHED, SET_BY_CELLS])
+def test_the_default_has_the_bests_encoder_where_encoders_are_compared(tmp_path, written):
+    (tmp_path / "encoders.py").write_text(written)
+    flags = ["--storage", str(tmp_path), "--space", str(tmp_path / "encoders.py")]
+    config, space, _ = parse([*flags, "--confirm", "2"])
+    best = TrainConfig(encoder_weights="warm_start", optimizer="adamw")
+    _, grid = confirmation(config, space, best, config.seeds)
+    assert grid.cell_configurations() == {
+        "best": best, "default": TrainConfig(encoder_weights="warm_start"),
+    }  # fmt: skip
 
 
 def test_the_first_study_says_where_the_figures_to_report_are(search):

@@ -5,9 +5,13 @@ import re
 
 import pytest
 
+from study.analysis import TOO_FEW, compare_cells, correct_together
 from study.arguments import parse
+from study.category_analysis import compare_over_categories
 from study.costs import Estimate
 from study.dry_run import describe, describe_more, describe_power
+from study.inputs import prepare
+from study.machine_files import kept_estimate
 from study.run import main
 
 HOUR = 3600.0
@@ -40,19 +44,43 @@ def test_an_estimate_is_said_in_lines():
     [
         ("--space smoke", []),
         ("--space main", []),
-        ("--space smoke_grid --seeds 0,1", ["p-value: 1 after", "no verdict is possible below 7"]),
-        ("--space components --seeds 0,1,2,3,4,5,6,7,8", ["smallest p-value: 0.012 after Holm"]),
-        ("--space paper --seeds 0,1,2", ["(3 cases, 12 comparisons)"]),
-        ("--space optimizer --num-trials 2 --seeds 0,1,2,3,4,5", ["(6 cases, 1 comparison)"]),
-        ("--space smoke --confirm 6", ["smallest p-value: 0.031 after", "(6 cases, 1 comparison)"]),
+        ("--space smoke_grid --seeds 0,1", ["p-value: 1 after", "no verdict is possible below 8"]),
+        ("--space components --seeds 0,1,2,3,4,5,6,7,8", ["smallest p-value: 0.023 after Holm"]),
+        ("--space paper --seeds 0,1,2", ["(3 cases, 12 comparisons in 2 metrics)"]),
+        ("--space optimizer --num-trials 2 --seeds 0,1,2,3,4,5", ["(6 cases, 1 comparison in 2"]),
+        ("--space smoke --confirm 6", ["smallest p-value: 0.062 after", "(6 cases, 1 comparison"]),
     ],
 )  # fmt: skip
 def test_a_design_knows_what_it_can_show_at_best(tmp_path, flags, said):
     config, space, _ = parse(["--storage", str(tmp_path), *flags.split()])
-    lines = describe_power(config, space)
+    lines = describe_power(config, space, 2)
     assert len(lines) == bool(said)
     for part in said:
         assert part in lines[0]
+
+
+def test_a_design_promises_no_more_than_its_report_keeps(tmp_path):
+    config, space, _ = parse(["--storage", str(tmp_path), "--space", "smoke_grid"])
+    config = dataclasses.replace(config, categories=[f"category {i}" for i in range(15)])
+    scores = {
+        name: {case: 0.5 + 0.1 * i + 0.001 * n for n, case in enumerate(config.cases)}
+        for i, name in enumerate(space.cells)
+    }
+    metrics = ("report_image_auroc", "report_pixel_ap")
+    by_cases = correct_together(
+        [c for m in metrics for c in compare_cells(scores, space.reference, m)]
+    )
+    by_categories = compare_over_categories(scores, space.reference, metrics[0])
+    cases, categories = describe_power(config, space, len(metrics))
+    assert f"smallest p-value: {by_cases[0].smallest_p:.2g} after" in cases
+    assert by_cases[0].verdict == TOO_FEW
+    assert "no verdict is possible on these categories without a second seed" in cases
+    least = by_categories[0].smallest_p
+    assert categories == f"on categories like these: {least:.2g} (15 categories)"
+    few = dataclasses.replace(config, categories=config.categories[:6], seeds=(0, 1))
+    cases, categories = describe_power(few, space, len(metrics))
+    assert "second seed" not in cases
+    assert categories.endswith("(6 categories); no verdict is possible below 7 categories")
 
 
 def test_a_search_says_what_makes_it_less_and_what_comes_after_it(tmp_path):
@@ -89,5 +117,14 @@ def test_a_dry_run_measures_says_the_costs_and_leaves_nothing(tmp_path, capsys):
     assert "ledger: 0 of 4 fits finished, 0 begun, 4 left" in said
     assert re.search(r"time: about \d+ (s|min|h)", said)
     assert "measured on dial" in said
-    assert "smallest p-value: 0.5 after Holm's correction (2 cases, 1 comparison)" in said
+    assert (
+        "smallest p-value: 1 after Holm's correction (2 cases, 1 comparison in 2 metrics)" in said
+    )
     assert [path for path in storage.rglob("*") if path.is_file()] == []
+    # The study itself, on the same machine, has the plan that was said.
+    arguments = [*flags.split()[:-1], "--space", str(space), "--storage", str(storage)]
+    config, checked, _ = parse(arguments)
+    config, inputs, _ = prepare(config, checked)
+    plan = kept_estimate(config, inputs)
+    assert (plan["fits"], plan["finished"]) == (4, 0)
+    assert "measured on dial" in plan["source"]

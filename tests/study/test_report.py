@@ -238,6 +238,7 @@ def test_a_search_ranks_finished_configurations_by_the_select_split(tmp_path):
 
 def test_the_plan_is_compared_with_what_fits_took(grid, tmp_path):
     finish_grid(grid, metrics)
+    assert any(text.startswith("No plan was kept") for text in texts(report_of(tmp_path)))
     documents = grid[3]
     plan = {"fits": 24, "finished": 0, "seconds": 1200.0, "encoder_seconds": 0.0,
             "spent_seconds": 0.0, "source": "the ledger"}  # fmt: skip

@@ -131,6 +131,8 @@ def test_a_study_without_the_newer_fields_is_the_one_that_it_was(storage):
         ("--gpus-per-trial nan", "--gpus-per-trial must be 0 or more but got nan"),
         ("--cpus-per-trial 0", "--cpus-per-trial must be 1 or more"),
         ("--study a/b", "--study must be 1 to 100 letters"),
+        (f"--study {'a' * 101}", "--study must be 1 to 100 letters"),
+        (f"--confirm 1 --study {'a' * 93}", "first (with --confirm, whose study adds '-confirm')"),
         ("--resume nothing", "no study 'nothing' in"),
         ("--tracking-uri ./mlruns", "--tracking-uri must be a database or a server"),
         ("--storage /dev/null/x", "--storage /dev/null/x cannot be written: Not a directory"),
