@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from study.report_answers import answers
 from study.report_beyond import category_blocks, effect_blocks
 from study.report_comparison import (
     Comparisons,
-    answers,
     compared,
     differences_table,
     results_table,
