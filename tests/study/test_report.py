@@ -14,7 +14,6 @@ from study.paper_numbers import ablation_row, table_rows
 from study.report import make_report
 from study.report_cost import spent
 from study.report_figures import mean_curve
-from study.report_repeat import command
 from study.report_search import front_of
 from study.report_tables import MINUS, NOTHING, Text, duration, interval, p_value, percent, points
 from study.results import read_results
@@ -279,18 +278,6 @@ def test_the_plan_is_compared_with_what_fits_took(grid, tmp_path):
     assert rows["Work, planned"] == ["20 min 0 s, from the ledger"]
     assert rows["Work, taken"] == ["24 min 0 s"]
     assert rows["Taken over planned"] == ["120%"]
-
-
-def test_the_command_asks_the_same_question_again(grid, tmp_path):
-    from study.arguments import parse
-
-    config = grid[0]
-    words = command(config).split()
-    assert words[:4] == ["python", "-m", "study", "run"]
-    space = words.index("--space") + 1
-    words[space] = str(tmp_path / "question.py")  # A file of the user's own: its path is not kept.
-    again, _, _ = parse([*words[4:], "--storage", config.storage])
-    assert again.asked() == config.asked()
 
 
 def test_the_report_of_a_running_study_is_written_and_not_logged(grid, tmp_path, capsys):
