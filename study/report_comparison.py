@@ -172,9 +172,10 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
     if with_paper:
         notes.append(
             f"The paper's values: {SOURCE}; means over the 15 categories of MVTec AD. A cell has "
-            "the paper's row with its FFC layers, global ratio, places of FFC, HSAS and optimizer; "
-            "other knobs and the data may differ. The sign is that of the difference to the "
-            "reference as it was measured, whether or not it can be told from zero."
+            "the paper's row with its FFC layers, global ratio, places of FFC, HSAS, optimizer and "
+            "reconstruction loss; other knobs and the data may differ. The sign is that of the "
+            "difference to the reference as it was measured, whether or not it can be told from "
+            "zero."
         )
     if note := tuning_note(results.cells, results.config.objective):
         notes.append(note)
