@@ -15,10 +15,12 @@ from study.report_tables import (
     Table,
     Text,
     facts,
+    quoted,
 )
 from study.results import StudyResults
 from study.space_files import available_spaces, load_space
 from study.spaces import SpaceError
+from study.wording import confirmed_study
 
 VERSIONS = (
     ("This project", "ffcad_study"),
@@ -46,15 +48,7 @@ ASKED = ("search", "nuisance", "cells", "fixed", "reference")
 def repeat_blocks(results: StudyResults) -> list[Block]:
     """The command, the question as it was asked, the code, the machines, the data."""
     config, fits = results.config, results.fits
-    blocks: list[Block] = [
-        Text(
-            "The same command on the same data gives the same numbers, on a CPU with the same "
-            "number of threads bit for bit:"
-        ),
-        Listing((command(config),)),
-    ]
-    if note := _space_note(config):
-        blocks.append(Text(note))
+    blocks = _command_blocks(config)
     blocks.append(_question_table(results))
     rows = [
         ("Git revision", _both(fits, "git_sha", "git_dirty")),
@@ -73,6 +67,27 @@ def repeat_blocks(results: StudyResults) -> list[Block]:
         rows = [(f"Encoder weights {k!r}", v) for k, v in weights]
         rows += [(f"Textures at {k} pixels", v) for k, v in results.inputs.textures.items()]
         blocks.append(facts("Digests of weights and textures", rows))
+    return blocks
+
+
+def _command_blocks(config: StudyConfig) -> list[Block]:
+    if confirmed := confirmed_study(config):
+        return [
+            Text(
+                f"This study confirms the best configuration of {quoted(confirmed)}. It is asked "
+                f"for with that one: by the command in its report, with --confirm "
+                f"{len(config.seeds)}."
+            )
+        ]
+    blocks: list[Block] = [
+        Text(
+            "The same command on the same data gives the same numbers, on a CPU with the same "
+            "number of threads bit for bit:"
+        ),
+        Listing((command(config),)),
+    ]
+    if note := _space_note(config):
+        blocks.append(Text(note))
     return blocks
 
 

@@ -11,12 +11,20 @@ SOME_RANDOM_ENCODERS = (
     "Some configurations have a frozen encoder with random weights: their results say little about "
     "the method."
 )
+# Ends the names of a study that confirms another one, and of its space.
+CONFIRMING = "-confirm"
 SAME_IMAGES = "Protocol 'paper': chosen and reported on the same images."
 
 
 def confirmation_name(name: str) -> str:
     """The name of the study that confirms another one's best configuration."""
-    return f"{name}-confirm"
+    return f"{name}{CONFIRMING}"
+
+
+def confirmed_study(config: StudyConfig) -> str | None:
+    """The name of the study that one confirms; None of a study that was asked for itself."""
+    own = config.name.endswith(CONFIRMING) and config.space.endswith(CONFIRMING)
+    return config.name.removesuffix(CONFIRMING) if own else None
 
 
 def cell_names(config: StudyConfig) -> dict[str, str]:

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 
 from study.arguments import parse
 from study.report_repeat import command, repeat_blocks
-from study.report_tables import Text
+from study.report_tables import Listing, Text
 from study.results import read_results
 from study.storage import Storage
 
@@ -66,3 +66,16 @@ def test_a_built_in_space_that_changed_is_noted_and_one_with_pinned_knobs_is_not
     assert noted not in notes(config)
     fewer = dict(list(config.search.items())[1:])
     assert noted in notes(dataclasses.replace(config, search=fewer))
+
+
+def test_a_confirmation_has_no_command_of_its_own(tmp_path):
+    space = tmp_path / "question-confirm.py"
+    write_space(space, "Is the best better?", CELLS=CELLS, FIXED=FIXED)
+    begin(tmp_path, space, "--seeds", "3,4")
+    results = read_results(Storage(tmp_path / "runs"), "made")
+    confirming = dataclasses.replace(results.config, name="mine-confirm")
+    first, *rest = repeat_blocks(dataclasses.replace(results, config=confirming))
+    assert "confirms the best configuration of “mine”" in first.text
+    assert first.text.endswith("with --confirm 2.")
+    assert not any(isinstance(b, Listing) for b in rest)
+    assert any(isinstance(b, Listing) for b in repeat_blocks(results))
