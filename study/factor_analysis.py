@@ -88,6 +88,19 @@ def factor_effects(
     return correct_together(effects)
 
 
+def is_factor_grid(levels: Levels) -> bool:
+    """Whether the factors vary independently over the cells, finished or not.
+
+    Args:
+        levels: name of a cell -> factor -> level; every cell with the same factors.
+    """
+    try:
+        _contrasts(levels)
+    except AnalysisError:
+        return False
+    return True
+
+
 def _distinct(
     contrasts: list[tuple[Factors, NDArray[np.float64]]],
 ) -> list[tuple[Factors, NDArray[np.float64], tuple[str, ...]]]:

@@ -5,14 +5,15 @@
 It is made from the ledger and the study's documents alone.
 """
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from study.report_answers import answers
 from study.report_beyond import category_blocks, effect_blocks
 from study.report_comparison import (
     Comparisons,
-    answers,
     compared,
     differences_table,
     results_table,
@@ -114,6 +115,9 @@ def _state(results: StudyResults) -> str:
 def write_report(report: Report, folder: Path, formats: list[str]) -> list[Path]:
     """Writes a report's files; those of an earlier report in the folder are replaced.
 
+    A picture goes, too, that an earlier report's file names and none does any more; other files in
+    the folder of pictures are somebody else's.
+
     Args:
         report: what they show.
         folder: where they go; made if it is not there.
@@ -123,6 +127,7 @@ def write_report(report: Report, folder: Path, formats: list[str]) -> list[Path]
         The files, those of the formats first; all but HTML have their pictures in a folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    former = _named_pictures(folder)
     written = []
     for name in formats:
         file, render = FORMATS[name]
@@ -134,4 +139,16 @@ def write_report(report: Report, folder: Path, formats: list[str]) -> list[Path]
         for figure in report.figures:
             written.append(pictures / figure.file)
             written[-1].write_bytes(figure.png)
+    for name in former - _named_pictures(folder):
+        (folder / PICTURES / name).unlink(missing_ok=True)
     return written
+
+
+def _named_pictures(folder: Path) -> set[str]:
+    """The names of the pictures that the reports in a folder show from files."""
+    texts = [
+        path.read_text(encoding="utf-8")
+        for file, _ in FORMATS.values()
+        if (path := folder / file).is_file()
+    ]
+    return {name for text in texts for name in re.findall(rf"{PICTURES}/([a-z0-9-]+\.png)", text)}

@@ -1,9 +1,12 @@
 """What a grid's report says beyond single cells on its own categories: categories like these, and
 the effects of a factor grid."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from study.analysis import AnalysisError
 from study.category_analysis import CategoryComparison, compare_over_categories
-from study.factor_analysis import Effect, factor_effects
+from study.factor_analysis import Effect, Levels, factor_effects, is_factor_grid
 from study.report_comparison import TONES
 from study.report_tables import (
     Block,
@@ -77,23 +80,65 @@ def _category_table(
 
 
 def effect_blocks(results: StudyResults) -> list[Block]:
-    """Effects and interactions, where the cells are a factor grid; else nothing."""
-    levels = {cell: dict(values) for cell, values in results.config.cells.items()}
-    knobs = {tuple(sorted(values)) for values in levels.values()}
-    if len(knobs) != 1 or len(next(iter(knobs))) < 2:
+    """Effects and interactions, where cells are a factor grid; else nothing.
+
+    Cells beside the grid, as the default is, have no part in them.
+    """
+    levels = _factor_cells(results.config.cells)
+    if not levels:
         return []
+    beside = [name for name in results.config.cells if name not in levels]
     blocks: list[Block] = []
     for metric in results.metrics:
-        scores = {name: cell.chosen.scores(metric) for cell in results.cells for name in cell.names}
+        scores = {
+            name: cell.chosen.scores(metric)
+            for cell in results.cells
+            for name in cell.names
+            if name in levels
+        }
         try:
             effects = factor_effects(scores, levels, metric)
-        except AnalysisError:  # No balanced grid, or too little of it is done.
-            return []
-        blocks.append(_effect_table(metric, effects))
+        except AnalysisError as e:
+            text = str(e)
+            return [Text(f"Of the factors' effects nothing can be said yet: {text}.")]
+        blocks.append(_effect_table(metric, effects, _effect_notes(levels, beside)))
     return blocks
 
 
-def _effect_table(metric: str, effects: list[Effect]) -> Table:
+def _factor_cells(cells: Levels) -> Levels:
+    """The cells that are a grid of two factors or more; none where there is no such grid."""
+    groups: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for name, values in cells.items():
+        groups.setdefault(tuple(sorted(values)), {})[name] = dict(values)
+    grids = [
+        of_cells
+        for knobs, of_cells in groups.items()
+        if len(knobs) > 1 and len(of_cells) > 1 and is_factor_grid(of_cells)
+    ]
+    # Two knobs need four cells; less is a grid only where nothing is beside it.
+    grids = [of_cells for of_cells in grids if len(of_cells) >= 4 or len(groups) == 1]
+    return max(grids, key=len, default={})
+
+
+def _effect_notes(levels: Levels, beside: list[str]) -> list[str]:
+    """What the table of effects leaves out."""
+    notes = []
+    columns = {
+        f: {repr(values[f]) for values in levels.values()} for f in next(iter(levels.values()))
+    }
+    varying = [factor for factor, values in columns.items() if len(values) > 1]
+    many = [factor for factor in varying if len(columns[factor]) > 2]
+    if many and len(varying) > 1:
+        notes.append(
+            "What two factors do only together is shown for factors of two levels alone: of "
+            f"{', '.join(map(quoted, many))} there is no such row."
+        )
+    if beside:
+        notes.append(f"Not of the grid, and left out here: {', '.join(map(quoted, beside))}.")
+    return notes
+
+
+def _effect_table(metric: str, effects: list[Effect], notes: list[str]) -> Table:
     rows = [
         (
             Entry(e.name),
@@ -124,5 +169,6 @@ def _effect_table(metric: str, effects: list[Effect]) -> Table:
             "Of one factor: what its change does, over all levels of the others. Of two (x): how "
             "much more the one does where the other is changed too. Only cases that every cell has "
             "finished count.",
+            *notes,
         ),
     )

@@ -53,7 +53,8 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
 
     Raises:
         LedgerError: if there is no such study, or its document cannot be read.
-        StudyError: if it was written by another version, or files cannot be written.
+        StudyError: if it was written by another version, files cannot be written, or a flag is for
+            another kind of study.
     """
     existing_study(storage, given.study)  # Before imports that take seconds.
     from study.console import short_path
@@ -62,6 +63,11 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
 
     also = tuple(dict.fromkeys(name for name in given.also.split(",") if name))
     results = read_results(storage, given.study, also)
+    if given.latency and results.cells:
+        raise StudyError(
+            f"--latency is for a search, whose Pareto front it times, but {given.study!r} is a "
+            "grid; leave it out: Table 10 counts what an image costs"
+        )
     report = make_report(results, storage, pictures=given.pictures, latency=given.latency)
     folder = Path(given.output or results.config.local_folder / "reports" / given.study)
     formats = list(FORMATS) if given.format == ALL else [given.format]

@@ -23,7 +23,6 @@ from study.report_tables import (
     Column,
     Entry,
     Table,
-    Text,
     bare,
     heading,
     interval,
@@ -35,6 +34,7 @@ from study.report_tables import (
     quoted,
 )
 from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
+from study.tuned_cells import tuning_note
 
 SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
 TONES = {BETTER: GOOD, WORSE: BAD, NO_DIFFERENCE: PLAIN, TOO_FEW: MUTED}
@@ -56,49 +56,6 @@ def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
         if results.reference in scores:
             found += compare_cells(scores, results.reference, metric)
     return {(c.cell, c.metric): c for c in correct_together(found)}
-
-
-def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
-    """What the comparisons say, a sentence for each verdict."""
-    if len(results.cells) == 1:
-        return [_alone(results)]
-    if not comparisons:
-        return [Text("No two cells have a finished fit on the same case yet: nothing to compare.")]
-    lines = []
-    for metric in results.metrics:
-        own = [c for c in comparisons.values() if c.metric == metric]
-        decided = [c for c in own if c.verdict in (BETTER, WORSE)]
-        said = [
-            f"{quoted(c.cell)} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
-            f"(95 % interval {interval(c.low, c.high)})"
-            for c in decided
-        ]
-        open_ = [c.cell for c in own if c.verdict == NO_DIFFERENCE]
-        few = [c for c in own if c.verdict == TOO_FEW]
-        if open_:
-            said.append(f"no difference is shown for {_listed(open_)}")
-        if few:
-            needed = max(c.needed_pairs for c in few)
-            said.append(
-                f"too few cases for a verdict on {_listed([c.cell for c in few])}: each has "
-                f"{_range([c.pairs for c in few])} in common with the reference, and {needed} or "
-                "more are needed"
-            )
-        text = "; ".join(said)
-        lines.append(Text(f"{heading(metric)}, compared with {quoted(results.reference)}: {text}."))
-    return lines
-
-
-def _alone(results: StudyResults) -> Text:
-    """What there is to say of a single cell."""
-    (cell,) = results.cells
-    known = {metric: spread(s) for metric in results.metrics if (s := cell.chosen.scores(metric))}
-    if not known:
-        return Text("No fit is finished yet.")
-    said = " and ".join(
-        f"{meaning(m)} {mean_and_spread(k.mean, k.seeds)} %" for m, k in known.items()
-    )
-    return Text(f"{quoted(cell.name)} has {said} on the report split.")
 
 
 def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
@@ -215,15 +172,13 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
     if with_paper:
         notes.append(
             f"The paper's values: {SOURCE}; means over the 15 categories of MVTec AD. A cell has "
-            "the paper's row with its FFC layers, global ratio, places of FFC, HSAS and optimizer; "
-            "other knobs and the data may differ. The sign is that of the difference to the "
-            "reference as it was measured, whether or not it can be told from zero."
+            "the paper's row with its FFC layers, global ratio, places of FFC, HSAS, optimizer and "
+            "reconstruction loss; other knobs and the data may differ. The sign is that of the "
+            "difference to the reference as it was measured, whether or not it can be told from "
+            "zero."
         )
-    if any(len(cell.draws) > 1 for cell in results.cells):
-        notes.append(
-            "Nuisance knobs were tuned within each cell, equally often; the configuration with the "
-            f"best mean {results.config.objective} stands for it."
-        )
+    if note := tuning_note(results.cells, results.config.objective):
+        notes.append(note)
     return notes
 
 
@@ -292,12 +247,3 @@ def _verdict(comparison: Comparison) -> Entry:
 
 def _points_unsigned(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(quoted, names))
-
-
-def _range(values: list[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 
@@ -16,6 +15,8 @@ from study.storage import Storage
 MOST_LINES, MOST_PANELS = 7, 9
 # Single fits behind the means; more would hide them.
 MOST_SINGLE = 40
+# A line's label, a cell's name or a trial's, with the configuration that it is of.
+Shown = list[tuple[str, ConfigurationResult]]
 PIXEL, IMAGE = "pixel_precision_recall", "image_precision_recall"
 
 
@@ -29,22 +30,20 @@ def curve_blocks(results: StudyResults, storage: Storage) -> list[Block]:
     return blocks
 
 
-def _shown(results: StudyResults) -> tuple[list[ConfigurationResult], str]:
-    """The configurations that the curves are of, and a sentence if they are not all.
+def _shown(results: StudyResults) -> tuple[Shown, str]:
+    """What the curves are of, and a sentence if it is not all.
 
-    Of a grid the first cells, which begin with the reference; of a search the best ones on the
-    select split.
+    Of a grid the first cells, which begin with the reference; of a search the best configurations
+    on the select split.
     """
     if results.cells:
-        every = [cell.chosen for cell in results.cells]
-        first = [c.chosen for c in results.cells if c.name == results.reference]
-        every = list(dict.fromkeys(c.name for c in (*first, *every)))
-        by_name = {cell.name: cell.chosen for cell in results.cells}
-        chosen = [by_name[name] for name in every if by_name[name].finished]
+        ordered = sorted(results.cells, key=lambda cell: cell.name != results.reference)
+        chosen = [(cell.name, cell.chosen) for cell in ordered if cell.chosen.finished]
         note = f" The first {MOST_LINES} of {len(chosen)} cells."
     else:
         ranked = [c for c in results.configurations if c.value is not None]
-        chosen = sorted(ranked, key=lambda c: -c.value)
+        best = sorted(ranked, key=lambda c: -c.value)
+        chosen = [(f"trial {c.trials[0].number}", c) for c in best]
         note = (
             f" The best {MOST_LINES} of {len(chosen)} finished configurations by "
             f"{results.config.objective}."
@@ -52,20 +51,11 @@ def _shown(results: StudyResults) -> tuple[list[ConfigurationResult], str]:
     return chosen[:MOST_LINES], note if len(chosen) > MOST_LINES else ""
 
 
-def _label(results: StudyResults, configuration: ConfigurationResult) -> str:
-    if results.cells:
-        return configuration.name
-    return f"trial {configuration.trials[0].number}"
-
-
-def _learning(
-    results: StudyResults, shown: Sequence[ConfigurationResult], note: str
-) -> Figure | None:
+def _learning(results: StudyResults, shown: Shown, note: str) -> Figure | None:
     objective = results.config.objective
     lines, changes = [], set()
-    many = sum(len(configuration.finished) for configuration in shown)
-    for configuration in shown:
-        label = _label(results, configuration)
+    many = sum(len(configuration.finished) for _, configuration in shown)
+    for label, configuration in shown:
         curves = [
             {e["iteration"]: 100 * e[objective] for e in fit.history}
             for fit in configuration.finished
@@ -90,16 +80,11 @@ def _learning(
     )
 
 
-def _precision_recall(
-    results: StudyResults,
-    shown: Sequence[ConfigurationResult],
-    note: str,
-    ledger: Ledger,
-) -> Block:
+def _precision_recall(results: StudyResults, shown: Shown, note: str, ledger: Ledger) -> Block:
     name = PIXEL if results.has_masks else IMAGE
     categories = results.config.categories[:MOST_PANELS]
     panels: dict[str, list[Line]] = {category: [] for category in categories}
-    for configuration in shown:
+    for label, configuration in shown:
         for category in categories:
             keys = [
                 case.key
@@ -108,7 +93,6 @@ def _precision_recall(
             ]
             curves = [curve for key in keys if (curve := _curve(ledger, key, name))]
             if curves:
-                label = _label(results, configuration)
                 panels[category].append(Line(label, *mean_curve(curves)))
     panels = {category: lines for category, lines in panels.items() if lines}
     if not panels:

@@ -18,9 +18,11 @@ from study.report_tables import (
 from study.results import StudyResults
 
 
-def category_table(results: StudyResults, metric: str) -> Table:
-    """Each category's mean over seeds, a column per cell."""
+def category_table(results: StudyResults, metric: str) -> Table | None:
+    """Each category's mean over seeds, a column per cell; None where no cell has any."""
     scores = results.cell_scores(metric)
+    if not scores:
+        return None
     columns = (Column("Category", numeric=False), *(Column(name, "%") for name in scores))
     rows = []
     for category in results.config.categories:

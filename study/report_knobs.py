@@ -103,14 +103,22 @@ def _agreement(results: StudyResults) -> Block:
     reported = objective.replace("select_", "report_", 1)
     finished = [c for c in results.configurations if c.value is not None]
     select = {c.trials[0].number: c.value for c in finished}
-    report = {c.trials[0].number: spread(c.scores(reported)).mean for c in finished}
+    # A select split of made defects has masks also where the report split has none.
+    report = {
+        c.trials[0].number: spread(scores).mean for c in finished if (scores := c.scores(reported))
+    }
+    metric = said_metric(objective.removeprefix("select_"))
+    if finished and not report:
+        return Text(
+            f"The report split has no {metric}, so nothing can be said of whether it ranks the "
+            "configurations as the select split does."
+        )
     try:
         found = rank_agreement(select, report)
     except AnalysisError as e:
         return Text(_sentence(e))
     if found.tau is None:
         return Text("One of the splits has the same value for all configurations: no ranking.")
-    metric = said_metric(objective.removeprefix("select_"))
     return Text(
         f"Select and report split rank the {found.ranked} finished configurations with Kendall's "
         f"tau {number(found.tau, 2)} (1: alike; 0: unrelated; p {p_value(found.p_value)}). The one "

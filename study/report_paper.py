@@ -73,9 +73,7 @@ def _ablation(results: StudyResults, table: str) -> Table:
     rows = []
     for row in table_rows(table):
         cell = _cell_of(results, row)
-        ours = (
-            [_mean(cell, m) for m in results.paper_metrics] if cell else [Entry(NOTHING, MUTED)] * 2
-        )
+        ours = [_mean(cell, m) if cell else Entry(NOTHING, MUTED) for m in results.paper_metrics]
         rows.append(
             (
                 Entry(row.name),

@@ -101,7 +101,7 @@ def _pair(
             raise NoPictures("there are not two finished configurations")
         names = tuple(f"trial {c.trials[0].number}" for c in order[:2])
         return names, (order[0], order[1])
-    metric = results.metrics[-1]
+    metric = results.paper_metrics[-1]
     own = [c for c in comparisons.values() if c.metric == metric]
     if not own:
         raise NoPictures("no two cells have a finished fit on the same case")

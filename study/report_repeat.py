@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shlex
 
-from study.config import StudyConfig
+from study.config import StudyConfig, space_fields
 from study.ledger import FitRecord
 from study.report_tables import (
     NOTHING,
@@ -15,10 +15,12 @@ from study.report_tables import (
     Table,
     Text,
     facts,
+    quoted,
 )
 from study.results import StudyResults
 from study.space_files import available_spaces, load_space
 from study.spaces import SpaceError
+from study.wording import confirmed_study
 
 VERSIONS = (
     ("This project", "ffcad_study"),
@@ -39,20 +41,14 @@ FLAGS = (
     "teacher",
     "sampler_seed",
 )
+# Of a search space: what a study has from it and no flag gives.
+ASKED = ("search", "nuisance", "cells", "fixed", "reference")
 
 
 def repeat_blocks(results: StudyResults) -> list[Block]:
     """The command, the question as it was asked, the code, the machines, the data."""
     config, fits = results.config, results.fits
-    blocks: list[Block] = [
-        Text(
-            "The same command on the same data gives the same numbers, on a CPU with the same "
-            "number of threads bit for bit:"
-        ),
-        Listing((command(config),)),
-    ]
-    if note := _space_note(config):
-        blocks.append(Text(note))
+    blocks = _command_blocks(config)
     blocks.append(_question_table(results))
     rows = [
         ("Git revision", _both(fits, "git_sha", "git_dirty")),
@@ -74,6 +70,27 @@ def repeat_blocks(results: StudyResults) -> list[Block]:
     return blocks
 
 
+def _command_blocks(config: StudyConfig) -> list[Block]:
+    if confirmed := confirmed_study(config):
+        return [
+            Text(
+                f"This study confirms the best configuration of {quoted(confirmed)}. It is asked "
+                f"for with that one: by the command in its report, with --confirm "
+                f"{len(config.seeds)}."
+            )
+        ]
+    blocks: list[Block] = [
+        Text(
+            "The same command on the same data gives the same numbers, on a CPU with the same "
+            "number of threads bit for bit:"
+        ),
+        Listing((command(config),)),
+    ]
+    if note := _space_note(config):
+        blocks.append(Text(note))
+    return blocks
+
+
 def command(config: StudyConfig) -> str:
     """The command line that asks the study's question, without what is at its default."""
     defaults = {
@@ -81,7 +98,9 @@ def command(config: StudyConfig) -> str:
         for f in dataclasses.fields(StudyConfig)
         if f.default is not dataclasses.MISSING
     }
-    parts = ["python -m study run", "--space", config.space, "--study", config.name]
+    # A document keeps the name of a user's file, not where it was.
+    space = config.space if config.space in available_spaces() else f"{config.space}.py"
+    parts = ["python -m study run", "--space", space, "--study", config.name]
     parts += ["--data", config.data]
     parts += ["--categories", ",".join(config.categories)]
     parts += ["--seeds", ",".join(map(str, config.seeds))]
@@ -99,7 +118,12 @@ def command(config: StudyConfig) -> str:
         parts.append("--no-early-stopping")
     if config.allow_duplicates:
         parts.append("--allow-duplicates")
-    for knob, value in _pinned(config).items():
+    if config.confirm:
+        parts += ["--confirm", str(config.confirm)]
+    pinned = _pinned(config)
+    if encoder := pinned.pop("encoder_weights", None):
+        parts += ["--encoder", encoder]
+    for knob, value in pinned.items():
         parts += ["--set", f"{knob}={_flag_value(value)}"]
     for knob, value in config.recipe.items():
         parts += ["--pretrain", f"{knob}={_flag_value(value)}"]
@@ -122,14 +146,15 @@ def _flag_value(value: object) -> str:
 def _space_note(config: StudyConfig) -> str:
     if config.space not in available_spaces():
         return (
-            f"{config.space!r} is a file of the user's own: give its path. What it said is in the "
+            f"{config.space}.py is a file of the user's own: give its path. What it said is in the "
             "table below."
         )
     try:
-        space = load_space(config.space)
-    except SpaceError:
-        space = None
-    if space is None or space.cells != config.cells:
+        now = space_fields(load_space(config.space).pinned(config.fixed))
+        then = space_fields(config.search_space())
+    except SpaceError:  # It was changed into none, or into one whose cells set what was fixed.
+        now = then = None
+    if now is None or any(now[part] != then[part] for part in ASKED):
         return f"search_spaces/{config.space}.py says something else by now; see the table below."
     return ""
 
@@ -140,6 +165,8 @@ def _question_table(results: StudyResults) -> Table:
     for name, text in (config.search | config.nuisance).items():
         distribution = json.loads(text)
         rows.append((name, f"{distribution['name']} {json.dumps(distribution['attributes'])}"))
+    if config.cells:
+        rows.append(("Compared with", str(config.search_space().reference)))
     fixed = ", ".join(f"{k} {_flag_value(v)}" for k, v in config.fixed.items())
     rows.append(("Fixed in all", fixed or "everything else at its default"))
     return facts("What was asked", rows)

@@ -3,7 +3,6 @@
 So it can look at a study that is half done, or that a driver is running right now.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from study.trials import (
     existing_study,
     outcomes,
 )
+from study.tuned_cells import best_draw, equally_tuned
 from study.wording import settings, varying_knobs
 
 # The paper's columns "Det." and "Loc.": the report split's, of finished fits.
@@ -96,12 +96,14 @@ class CellResult:
         names: each of them.
         chosen: the configuration that stands for it.
         draws: all its configurations; more than one where nuisance knobs are tuned within it.
+        tried: those of them that it was chosen from.
     """
 
     name: str
     names: tuple[str, ...]
     chosen: ConfigurationResult
     draws: tuple[ConfigurationResult, ...]
+    tried: tuple[ConfigurationResult, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,25 +276,24 @@ def _cells(space: Space, reader: _Reader) -> tuple[CellResult, ...]:
     groups: dict[tuple[str, ...], dict[str, TrainConfig]] = {}
     for config in space.cell_configurations().values():
         groups.setdefault(tuple(space.cell_of(config)), {})[config.digest()] = config
-    cells = []
-    for names, configs in groups.items():
-        name = ", ".join(names)
-        draws = tuple(
-            reader.configuration(name if i == 0 else f"{name}{NUMBERED}{i + 1}", config)
+    draws = [
+        tuple(
+            reader.configuration(_draw_name(names, i), config)
             for i, config in enumerate(configs.values())
         )
-        chosen = best_draw(draws, reader.study.objective)
-        cells.append(CellResult(name=name, names=names, chosen=chosen, draws=draws))
-    return tuple(cells)
+        for names, configs in groups.items()
+    ]
+    return tuple(
+        CellResult(
+            name=", ".join(names),
+            names=names,
+            chosen=best_draw(tried, reader.study.objective),
+            draws=of_cell,
+            tried=tried,
+        )
+        for names, of_cell, tried in zip(groups, draws, equally_tuned(draws), strict=True)
+    )
 
 
-def best_draw(draws: Sequence[ConfigurationResult], objective: str) -> ConfigurationResult:
-    """The configuration that stands for a cell with nuisance knobs, chosen on the select split.
-
-    Of those that are finished on all cases the one with the highest mean objective; while none is,
-    the one with the most finished fits.
-    """
-    complete = [d for d in draws if d.value is not None]
-    if complete:
-        return max(complete, key=lambda d: d.value)
-    return max(draws, key=lambda d: len(d.scores(objective)))
+def _draw_name(names: tuple[str, ...], i: int) -> str:
+    return ", ".join(names) + (f"{NUMBERED}{i + 1}" if i else "")

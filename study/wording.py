@@ -19,6 +19,12 @@ def confirmation_name(name: str) -> str:
     return f"{name}{CONFIRMING}"
 
 
+def confirmed_study(config: StudyConfig) -> str | None:
+    """The name of the study that one confirms; None of a study that was asked for itself."""
+    own = config.name.endswith(CONFIRMING) and config.space.endswith(CONFIRMING)
+    return config.name.removesuffix(CONFIRMING) if own else None
+
+
 def cell_names(config: StudyConfig) -> dict[str, str]:
     """The names of a grid's cells, by the digest of their configuration; empty for a search."""
     if not config.cells:

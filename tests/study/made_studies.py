@@ -100,27 +100,49 @@ def finish_grid(study, metrics_of, only=lambda cell, category, seed: True):
         metrics_of: (cell, category, seed) -> metrics; an exception's text instead fails the fit.
         only: which fits are done at all.
     """
-    config, space, inputs, documents, ledger = study
+    config, space, inputs, *_ = study
+    for number, (configuration, case) in enumerate(cell_cases(config, space, inputs)):
+        of = space.cell_of(configuration)[0], case.category, case.seed
+        if only(*of):
+            _finish_case(study, number, configuration, case, metrics_of(*of))
+
+
+def finish_tuned(study, metrics_of):
+    """Finishes fits of a grid whose cells are tuned.
+
+    Args:
+        study: what `begin` gave.
+        metrics_of: (cell, draw from 1 on, category, seed) -> metrics; None where the fit is not
+            done.
+    """
+    config, space, inputs, *_ = study
+    draws = {}
     for number, (configuration, case) in enumerate(cell_cases(config, space, inputs)):
         cell = space.cell_of(configuration)[0]
-        if not only(cell, case.category, case.seed):
-            continue
-        metrics = metrics_of(cell, case.category, case.seed)
-        trial = new_trial(number, space.parameters(configuration), configuration, (case,))
-        if isinstance(metrics, str):
-            record = fit(config, configuration, case, number, {}, FAILED, error=metrics)
-            trial = dataclasses.replace(trial, state=FAILED, error=metrics, spent=10, ended=160.0)
-        else:
-            record = fit(config, configuration, case, number, metrics)
-            value = record.metrics["select_pixel_ap"]
-            trial = dataclasses.replace(
-                trial, state=FINISHED, value=value, spent=record.iteration, ended=160.0
-            )
-            folder = ledger.folder(case.key)
-            ledger.storage.write(f"{folder}/curves.csv", CURVES.encode())
-        ledger.write(record)
-        documents.write_trial(trial)
-        documents.count_trial(number)
+        of_cell = draws.setdefault(cell, {})
+        draw = of_cell.setdefault(configuration.digest(), len(of_cell) + 1)
+        metrics = metrics_of(cell, draw, case.category, case.seed)
+        if metrics is not None:
+            _finish_case(study, number, configuration, case, metrics)
+
+
+def _finish_case(study, number, configuration, case, metrics):
+    config, space, _, documents, ledger = study
+    trial = new_trial(number, space.parameters(configuration), configuration, (case,))
+    if isinstance(metrics, str):
+        record = fit(config, configuration, case, number, {}, FAILED, error=metrics)
+        trial = dataclasses.replace(trial, state=FAILED, error=metrics, spent=10, ended=160.0)
+    else:
+        record = fit(config, configuration, case, number, metrics)
+        value = record.metrics["select_pixel_ap"]
+        trial = dataclasses.replace(
+            trial, state=FINISHED, value=value, spent=record.iteration, ended=160.0
+        )
+        folder = ledger.folder(case.key)
+        ledger.storage.write(f"{folder}/curves.csv", CURVES.encode())
+    ledger.write(record)
+    documents.write_trial(trial)
+    documents.count_trial(number)
 
 
 def finish_search(study, drawn, value_of, stopped=()):

@@ -14,7 +14,6 @@ from study.paper_numbers import ablation_row, table_rows
 from study.report import make_report
 from study.report_cost import spent
 from study.report_figures import mean_curve
-from study.report_repeat import command
 from study.report_search import front_of
 from study.report_tables import MINUS, NOTHING, Text, duration, interval, p_value, percent, points
 from study.results import read_results
@@ -99,10 +98,43 @@ def test_the_answer_says_the_verdicts_in_words(grid, tmp_path):
 
 
 def test_with_too_few_cases_there_is_no_verdict_and_the_number_needed(grid, tmp_path):
-    finish_grid(grid, metrics, only=lambda cell, category, seed: seed == 0)
+    finish_grid(grid, metrics, only=lambda cell, category, seed: seed < 2 and category == "wood")
     report = report_of(tmp_path)
     assert table(report, "Cells beside the reference")["no HSAS"][6] == "too few cases"
     assert any("each has 2 in common with the reference, and 8 or more" in t for t in texts(report))
+
+
+def test_with_one_seed_a_second_one_is_asked_for_and_not_more_categories(grid, tmp_path):
+    finish_grid(grid, metrics, only=lambda cell, category, seed: seed == 0)
+    report = report_of(tmp_path)
+    said = " ".join(texts(report))
+    assert (
+        "no verdict on “no HSAS”, “one_layer|<1>”: one seed per category gives no interval, "
+        "whatever the number of categories; give a second seed, and 8 or more cases" in said
+    )
+    assert "in common with the reference" not in said
+
+
+def test_a_seed_that_is_lucky_in_several_categories_at_once_is_warned_of(tmp_path):
+    space = tmp_path / "question.py"
+    write_space(space, "What helps?", CELLS={"a": {}, "b": {"hsas": "none"}}, FIXED=FIXED)
+    study = begin(tmp_path, space, "--categories", "wood,dial,plate", "--seeds", "0,1,2,3,4")
+
+    def shared(cell, category, seed):
+        luck = 0.02 * seed * (cell == "b") + 0.0001 * len(category) * seed
+        return {"image_auroc": 0.9 - 0.001 * seed * (category == "wood") * (cell == "b"),
+                "pixel_ap": 0.5 + luck}  # fmt: skip
+
+    finish_grid(study, shared)
+    warnings = [
+        b.text
+        for s in report_of(tmp_path).sections
+        for b in s.blocks
+        if isinstance(b, Text) and b.warning and "several categories at once" in b.text
+    ]
+    (said,) = warnings
+    assert said.startswith("Pixel AP: a seed seems to move several categories at once")
+    assert "“b” (p < 0.001)" in said
 
 
 def test_a_half_done_study_compares_only_what_both_cells_have(grid, tmp_path):
@@ -247,18 +279,6 @@ def test_the_plan_is_compared_with_what_fits_took(grid, tmp_path):
     assert rows["Work, planned"] == ["20 min 0 s, from the ledger"]
     assert rows["Work, taken"] == ["24 min 0 s"]
     assert rows["Taken over planned"] == ["120%"]
-
-
-def test_the_command_asks_the_same_question_again(grid, tmp_path):
-    from study.arguments import parse
-
-    config = grid[0]
-    words = command(config).split()
-    assert words[:4] == ["python", "-m", "study", "run"]
-    space = words.index("--space") + 1
-    words[space] = str(tmp_path / "question.py")  # A file of the user's own: its path is not kept.
-    again, _, _ = parse([*words[4:], "--storage", config.storage])
-    assert again.asked() == config.asked()
 
 
 def test_the_report_of_a_running_study_is_written_and_not_logged(grid, tmp_path, capsys):

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 from made_studies import FIXED, begin, finish_grid, finish_search, write_space
 
-from study.results import DETECTION, LOCALISATION, NEW, best_draw, read_results
+from study.results import DETECTION, LOCALISATION, NEW, read_results
 from study.storage import Storage
+from study.tuned_cells import best_draw
 
 CELLS = {"full": {"hsas": "2d"}, "none": {"hsas": "none"}}
 

@@ -1,0 +1,176 @@
+"""Reports of studies that lack something: masks, finished fits, cells of a paper's row, a grid."""
+
+import dataclasses
+
+import pytest
+from made_studies import FIXED, begin, finish_grid, finish_search, write_space
+from optuna.distributions import FloatDistribution
+
+from ffcad.config import TrainConfig
+from study.__main__ import main
+from study.grids import factorial
+from study.paper_numbers import ablation_row
+from study.report import make_report, write_report
+from study.report_comparison import compared
+from study.report_pictures import _pair
+from study.report_tables import Figure, Report, Section, Text
+from study.results import read_results
+from study.storage import Storage
+
+CELLS = {"all": {}, "no HSAS": {"hsas": "none"}}
+
+
+def results_of(tmp_path, *also):
+    return read_results(Storage(tmp_path / "runs"), "made", also)
+
+
+def report_of(tmp_path):
+    return make_report(results_of(tmp_path), Storage(tmp_path / "runs"))
+
+
+def titled(report, title):
+    return [t for t in report.tables if t.title == title]
+
+
+def texts(report):
+    return " ".join(b.text for s in report.sections for b in s.blocks if isinstance(b, Text))
+
+
+def grid(tmp_path, cells, *flags, **parts):
+    space = tmp_path / "question.py"
+    write_space(space, "What helps?", CELLS=cells, FIXED=FIXED, **parts)
+    return begin(tmp_path, space, *flags)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_two_of_the_papers_tables_without_masks_or_fits_lack_a_column_of_localisation(
+    done, tmp_path
+):
+    study = grid(tmp_path, CELLS, TABLES=("12", "14"))
+    if done:
+        ledger = study[-1]
+        finish_grid(study, lambda cell, category, seed: {"image_auroc": 0.9, "pixel_ap": 0.5})
+        for record in ledger.read_all(ledger.keys())[0]:
+            found = {k: v for k, v in record.metrics.items() if k != "report_pixel_ap"}
+            ledger.write(dataclasses.replace(record, metrics=found))
+    report = report_of(tmp_path)
+    (twelve,) = titled(report, "Table 12 of the paper")
+    assert [c.title for c in twelve.columns] == [
+        "The paper's row", "Cell", "Det. here", "Det. in the paper"
+    ]  # fmt: skip
+    missing = next(row for row in twelve.rows if row[0].text == "FFC encoder")
+    assert [e.text for e in missing] == ["FFC encoder", "no such cell", "\N{EN DASH}", "98.7"]
+
+
+def test_without_a_finished_fit_no_table_of_categories_is_all_margin(tmp_path):
+    study = grid(tmp_path, CELLS)
+    assert not titled(report_of(tmp_path), "Image AUROC per category")
+    finish_grid(study, lambda cell, category, seed: {"image_auroc": 0.9, "pixel_ap": 0.5})
+    assert titled(report_of(tmp_path), "Image AUROC per category")
+
+
+def test_a_search_whose_report_split_has_no_masks_says_so_of_the_ranking(tmp_path, recwarn):
+    space = tmp_path / "question.py"
+    write_space(
+        space, "Which?", SEARCH={"hsas_probability": FloatDistribution(0.0, 1.0)}, FIXED=FIXED
+    )
+    study = begin(tmp_path, space, "--select-on", "synthetic")
+    drawn = [{"hsas_probability": number / 10} for number in range(6)]
+    finish_search(study, drawn, lambda number, category, seed: 0.5 + number / 100)
+    ledger = study[-1]
+    for record in ledger.read_all(ledger.keys())[0]:
+        found = {k: v for k, v in record.metrics.items() if k != "report_pixel_ap"}
+        ledger.write(dataclasses.replace(record, metrics=found))
+    said = texts(report_of(tmp_path))
+    assert "The report split has no pixel AP" in said
+    assert "One of the splits has the same value" not in said
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_another_loss_is_no_row_of_the_paper(tmp_path):
+    design = {"global_ratio": 0.0, "hsas": "none"}
+    assert ablation_row(TrainConfig(**design)).name == "none: no FFC, no HSAS"
+    assert ablation_row(TrainConfig(**design, reconstruction_loss="cosine")) is None
+    cells = {"design": {**design, "reconstruction_loss": "cosine"}, "FFC-AD": {}}
+    study = grid(tmp_path, cells)
+    finish_grid(study, lambda cell, *of: {"image_auroc": 0.9, "pixel_ap": 0.5 + len(cell) / 100})
+    (table,) = titled(report_of(tmp_path), "Cells beside the reference")
+    signs = [i for i, c in enumerate(table.columns) if "sign" in c.title]
+    assert signs
+    assert all(row[i].text == "\N{EN DASH}" for row in table.rows for i in signs)
+
+
+def test_a_further_metric_does_not_change_which_cells_are_shown(tmp_path):
+    study = grid(tmp_path, {**CELLS, "one layer": {"ffc_layers": 1}})
+    values = {"all": (0.5, 0.5), "no HSAS": (0.3, 0.49), "one layer": (0.45, 0.2)}
+
+    def metrics(cell, category, seed):
+        pixel_ap, aupro = values[cell]
+        return {"image_auroc": 0.9, "pixel_ap": pixel_ap, "pixel_aupro": aupro}
+
+    finish_grid(study, metrics)
+    for also in ((), ("pixel_aupro",)):
+        results = results_of(tmp_path, *also)
+        assert _pair(results, compared(results))[0] == ("all", "no HSAS")
+
+
+def test_the_time_of_an_image_is_refused_for_a_grid(tmp_path, capsys):
+    grid(tmp_path, CELLS)
+    flags = ["--storage", str(tmp_path / "runs"), "--no-mlflow", "--latency"]
+    assert main(["report", "made", *flags]) == 2
+    assert "--latency is for a search" in capsys.readouterr().err
+
+
+def test_a_picture_that_a_report_has_no_more_is_removed_and_no_other_file(tmp_path):
+    def report(*titles):
+        figures = [Figure(title=t, caption="", draw=lambda: b"png", alternative="") for t in titles]
+        return Report(
+            study="made", question="?", state="", sections=(Section("All", tuple(figures)),)
+        )
+
+    pictures = tmp_path / "pictures"
+    write_report(report("First", "Second"), tmp_path, ["markdown", "latex"])
+    (pictures / "mine.png").write_bytes(b"mine")
+    # The LaTeX file still shows the second.
+    write_report(report("First"), tmp_path, ["markdown"])
+    assert {p.name for p in pictures.iterdir()} == {"first.png", "second.png", "mine.png"}
+    write_report(report("First"), tmp_path, ["markdown", "latex"])
+    assert {p.name for p in pictures.iterdir()} == {"first.png", "mine.png"}
+
+
+FACTORS = {"hsas": ["none", "2d"], "ffc_layers": [1, 2, 3]}
+
+
+def metrics(cell, category, seed):
+    return {"image_auroc": 0.9, "pixel_ap": 0.5 + 0.1 * ("none" not in cell) + 0.001 * seed}
+
+
+def test_a_cell_beside_a_factor_grid_does_not_hide_its_effects(tmp_path):
+    cells = {"default": {}, **factorial(FACTORS)}
+    finish_grid(grid(tmp_path, cells, "--seeds", "0,1"), metrics)
+    (table,) = titled(report_of(tmp_path), "Effects on Pixel AP")
+    assert table.rows[0][0].text == "hsas none -> 2d"
+    assert table.rows[0][2].text == "+10.00"
+    notes = " ".join(table.notes)
+    assert "left out here: “default”" in notes
+    assert "of “ffc_layers” there is no such row" in notes
+
+
+def test_an_unfinished_factor_grid_says_what_its_effects_wait_for(tmp_path):
+    cells = factorial(FACTORS)
+    last = list(cells)[-1]
+    study = grid(tmp_path, cells)
+    finish_grid(study, metrics, only=lambda cell, category, seed: cell != last)
+    said = texts(report_of(tmp_path))
+    assert "Of the factors' effects nothing can be said yet: " in said
+
+
+def test_cells_that_are_no_factor_grid_have_no_word_of_effects(tmp_path):
+    cells = {
+        f"{hsas} {p}": {"hsas": hsas, "hsas_probability": p}
+        for hsas, p in (("2d", 0.01), ("2d", 0.04), ("2d", 0.2), ("1d", 0.2))
+    }
+    finish_grid(grid(tmp_path, cells), metrics)
+    report = report_of(tmp_path)
+    assert "effects" not in texts(report)
+    assert not titled(report, "Effects on Pixel AP")
