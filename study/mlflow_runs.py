@@ -5,10 +5,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from study.config import StudyConfig
@@ -21,6 +25,30 @@ PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 # Tags that a run may lose again, and the beginning of those for parameters that have changed.
 PASSING_TAGS = {"error", "reused_from", "retired", "checkpoint_iteration", MLFLOW_RUN_NOTE}
 CHANGED_PARAM = "param."
+
+
+def make_database(uri: str) -> None:
+    """Makes MLflow's SQLite database if it is not there: whole, and by one process at a time.
+
+    MLflow makes it in place and in many steps. Two processes that do so at once, or one that is
+    killed, leave a file that MLflow can neither use nor mend.
+
+    Args:
+        uri: of MLflow; where it is no file of SQLite, nothing is done.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+    if path.exists():
+        return
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+        store.engine.dispose()
+        os.replace(temporary, path)
 
 
 @dataclass(kw_only=True)
@@ -75,6 +103,7 @@ class ExperimentRuns:
     def connect(self) -> None:
         """Finds the experiment, or makes it, and all of its runs."""
         uri = self.config.mlflow_uri
+        make_database(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(self.config.name)
         if found is None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -130,6 +132,28 @@ def everything(config):
         )
         for identity, run in found.items()
     }
+
+
+def test_processes_that_need_a_database_at_once_make_it_once(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = (
+        "import sys, time; from mlflow import MlflowClient\n"
+        "from study.mlflow_runs import make_database\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "make_database(sys.argv[1])\n"
+        "print(MlflowClient(sys.argv[1]).create_experiment(sys.argv[3]))"
+    )
+    (tmp_path / ".mlflow.db.new").write_bytes(b"of one that was killed")
+    begin = str(time.time() + 15)  # When all have imported MLflow.
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, begin, name], stdout=subprocess.PIPE, text=True
+        )
+        for name in ("a", "b", "c")
+    ]
+    ids = [process.communicate(timeout=300)[0].strip() for process in processes]
+    assert sorted(ids) == ["1", "2", "3"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
 def check_full_study(study):
