@@ -111,7 +111,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
 def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     from study.driver import driver_lease
     from study.machine_files import journal_path
-    from study.search import write_journal
+    from study.optuna_study import write_journal
     from study.tracking import Mirror
 
     folder = existing_study(storage, name)

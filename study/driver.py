@@ -151,7 +151,7 @@ def _keep_estimate(
 
 def _keep_journal(sitting: Sitting) -> None:
     """Writes Optuna's journal as the trials tell it, here and on the storage."""
-    from study.search import write_journal
+    from study.optuna_study import write_journal
 
     if sitting.lease.lost.is_set():
         return  # Whoever took the study over, perhaps on this machine, writes it.

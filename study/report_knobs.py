@@ -4,6 +4,7 @@ from functools import partial
 
 from study.analysis import AnalysisError
 from study.ledger import FINISHED
+from study.optuna_study import frozen_trial
 from study.paired_statistics import spread
 from study.report_search_figures import bars
 from study.report_tables import (
@@ -21,7 +22,6 @@ from study.report_tables import (
     said_metric,
 )
 from study.results import StudyResults
-from study.search import frozen_trial
 from study.search_analysis import KnobImportance, knob_importance, near_bounds, rank_agreement
 
 

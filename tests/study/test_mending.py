@@ -9,9 +9,9 @@ from study.arguments import parse
 from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
 from study.mending import mended_trials
+from study.optuna_study import rebuild_study
 from study.plan import make_plan
 from study.question import open_study, study_of
-from study.search import rebuild_study
 from study.sitting import Sitting
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder, new_trial

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from study.search import OptunaSearch, make_scheduler, rebuild_study, write_journal
+from study.optuna_study import rebuild_study, write_journal
+from study.search import OptunaSearch, make_scheduler
 from study.spaces import checked
 from study.storage import StorageError
 from study.trials import Case, new_trial
