@@ -144,7 +144,7 @@ class Waiter:
         self.storage, self.folder, self.beat, self.stale = storage, folder, beat, stale
         self.holder: dict[str, Any] = {}
         # Told from everybody else's, so that a lease is known again as one's own.
-        self._who = {**who, **_process(), "token": uuid.uuid4().hex}
+        self._who = {**who, **this_process(), "token": uuid.uuid4().hex}
         self._seen: tuple[str, Any] | None = None
         self._since = 0.0
 
@@ -168,7 +168,7 @@ class Waiter:
 
     def is_alive(self) -> bool:
         """Whether the holder is a process of this machine that runs."""
-        return self.holder.get("place") == _place() and not _is_gone(self.holder)
+        return self.holder.get("place") == _place() and not is_gone(self.holder)
 
     def quiet_seconds(self) -> float:
         """For how long the holder gave no sign of life, as far as this waiter has seen."""
@@ -179,7 +179,7 @@ class Waiter:
         if document is None:
             return False  # Gone since we looked: the next attempt finds what came after it.
         self.holder = document
-        if document.get("free") or _is_gone(document):
+        if document.get("free") or is_gone(document):
             return True
         seen = (name, document.get("beat"))
         if seen != self._seen:
@@ -211,7 +211,7 @@ class Follower:
             self._document = read_lease(self.storage, self.name) or {}
             self._version, self._since = version, time.monotonic()
         quiet = time.monotonic() - self._since
-        if self._document.get("free") or quiet > self.stale or _is_gone(self._document):
+        if self._document.get("free") or quiet > self.stale or is_gone(self._document):
             return None
         return self._document
 
@@ -231,7 +231,7 @@ def current_holder(storage: Storage, folder: str) -> dict[str, Any] | None:
     """Who holds a lease now, as far as one look can tell; None if nobody does."""
     names = _numbered(storage, folder)
     document = read_lease(storage, names[-1]) if names else None
-    if not document or document.get("free") or _is_gone(document):
+    if not document or document.get("free") or is_gone(document):
         return None
     return document
 
@@ -264,13 +264,14 @@ def _numbered(storage: Storage, folder: str) -> list[str]:
     return sorted(n for n in names if n.rpartition("/")[2].startswith("lease-"))
 
 
-def _process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others, of other machines too."""
     process = psutil.Process()
     return {
         "host": platform.node(),
         "place": _place(),
         "pid": process.pid,
-        "started": process.create_time(),
+        "since_boot": _since_boot(process),
     }
 
 
@@ -283,14 +284,20 @@ def _place() -> str:
         return platform.node()
 
 
-def _is_gone(document: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
+def _since_boot(process: psutil.Process) -> float:
+    """When a process began, in seconds since the machine did: a clock that is set moves the epoch's
+    seconds of both, and not their difference."""
+    return process.create_time() - psutil.boot_time()
+
+
+def is_gone(document: dict[str, Any]) -> bool:
+    """Whether what `this_process` described was a process of this machine and is no more."""
     if document.get("place") != _place():
         return False
     try:
         process = psutil.Process(document["pid"])
         # A number may be given to another process later.
-        same = abs(process.create_time() - document["started"]) < 1.0
+        same = abs(_since_boot(process) - document["since_boot"]) < 1.0
         return not same or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
