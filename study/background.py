@@ -17,8 +17,11 @@ from study.storage import Storage, StorageError
 from study.tracking import Mirror
 from study.trials import StudyFolder
 
-# Seconds of rest for each second of writing, until the end: it takes a twentieth of a core.
-REST = 19.0
+# Seconds of rest for each second of writing, until the end: it takes a twentieth of a core. The
+# longest rest is bounded, because what takes long is mostly a server that others wait for, too.
+REST, LONGEST_REST = 19.0, 10.0
+# Between two copies of Optuna's journal.
+COPY_SECONDS = 10.0
 
 logger = logging.getLogger("study.tracking")
 
@@ -55,7 +58,7 @@ class Background:
         self.lost = lost or threading.Event()
         self.error: str | None = None
         self.unwritten: str | None = None
-        self._copied = b""
+        self._copied, self._copied_at = b"", 0.0
         self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
 
     def start(self) -> None:
@@ -97,9 +100,12 @@ class Background:
     def _rest(self, seconds: float) -> None:
         """Is called after each run that was written."""
         # Python runs one thread at a time: what this one takes, Tune's loop does not have.
-        self._stop.wait(REST * seconds)
+        self._stop.wait(min(REST * seconds, LONGEST_REST))
         if self._is_over():
             raise _Over
+        # A round may be long.
+        if time.monotonic() - self._copied_at > COPY_SECONDS and not self._stop.is_set():
+            self._copy_journal()
 
     def _round(self, live: bool) -> None:
         if self._is_over():
@@ -119,6 +125,7 @@ class Background:
 
     def _copy_journal(self) -> None:
         """A copy that ends with a whole line, whatever is being appended."""
+        self._copied_at = time.monotonic()
         with contextlib.suppress(OSError, StorageError):
             whole = self.journal.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]

@@ -215,8 +215,14 @@ class StudyConfig:
         }
         # Left out where there is none, so that older studies are the ones that they were.
         nuisance = {"nuisance": dict(sorted(self.nuisance.items()))} if self.nuisance else {}
+        stops = self.early_stopping and not self.cells
+        # Where a search over one case looks at its trials; no number of a fit depends on it.
+        every = self.fixed.get("evaluate_every", names["evaluate_every"].default)
+        usual = every == names["evaluate_every"].default
+        rungs = {} if usual or not stops or len(self.cases) > 1 else {"evaluate_every": every}
         return {
             **nuisance,
+            **rungs,
             "search": dict(sorted(self.search.items())),
             "fixed": dict(sorted(fixed.items())),
             "cells": self.cells,
@@ -226,7 +232,7 @@ class StudyConfig:
             "select_on": self.select_on,
             "holdout": self.holdout,
             "objective": self.objective,
-            "early_stopping": self.early_stopping and not self.cells,
+            "early_stopping": stops,
         }
 
     @classmethod

@@ -71,6 +71,35 @@ def drawn(
     return TrainConfig.from_dict(values)
 
 
+def every_point(
+    search: dict[str, BaseDistribution], given: dict[str, Any], most: int
+) -> list[dict[str, Any]] | None:
+    """What can be drawn, each as the values of its active knobs.
+
+    Args:
+        search: knob -> distribution, ordered by `by_dependency`.
+        given: knob -> value, of those that are not drawn.
+        most: points to list.
+
+    Returns:
+        The points, some of which may be no configuration; None where a range is continuous, or
+        there are more of them.
+    """
+    points: list[dict[str, Any]] = [{}]
+    for name, distribution in search.items():
+        values = _listed(distribution, most)
+        if values is None:
+            return None
+        points = [
+            {**point, name: value}
+            for point in points
+            for value in (values if is_active(name, {**given, **point}) else [None])
+        ]
+        if len(points) > most:
+            return None
+    return [{n: value for n, value in point.items() if value is not None} for point in points]
+
+
 def drawn_beforehand(
     search: dict[str, BaseDistribution], given: dict[str, Any], count: int
 ) -> list[TrainConfig]:
@@ -119,6 +148,18 @@ def drawn_at_random(
         except ConfigError as e:
             wrong.append(e)
     return found, wrong
+
+
+def _listed(distribution: BaseDistribution, most: int) -> list[Any] | None:
+    """Every value of a distribution; None where it is continuous, or there are more than `most`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if distribution.step is None:
+        return None
+    count = round((distribution.high - distribution.low) / distribution.step) + 1
+    if count > most:
+        return None
+    return [distribution.low + i * distribution.step for i in range(count)]
 
 
 def _rounded(config: TrainConfig, search: dict[str, BaseDistribution]) -> TrainConfig:

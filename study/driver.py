@@ -128,7 +128,7 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
                     folder.write_document(document)
                     background.mirror.builder.document = document
     finally:
-        _keep_journal(sitting)
+        _keep_journal(sitting, console)
     stopped = interrupts.stopping.is_set()
     return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
 
@@ -149,15 +149,22 @@ def _keep_estimate(
         folder.write_document({**document, "plan": known})
 
 
-def _keep_journal(sitting: Sitting) -> None:
-    """Writes Optuna's journal as the trials tell it, here and on the storage."""
+def _keep_journal(sitting: Sitting, console: Console) -> None:
+    """Writes Optuna's journal as the trials tell it, here and on the storage; a view of them, so it
+    is no more than said where it cannot be written."""
     from study.optuna_study import write_journal
 
     if sitting.lease.lost.is_set():
         return  # Whoever took the study over, perhaps on this machine, writes it.
-    # What fails here was said already, or is by what comes next.
-    with suppress(OSError, StorageError):
+    try:
         write_journal(sitting.space, sitting.folder.trials(), sitting.journal)
+    except OSError as e:
+        line = f"note: Optuna's journal {sitting.journal} cannot be written: {e.strerror or e}"
+        console.print(line, style="yellow", markup=False, highlight=False)
+        return
+    except StorageError:  # Was said already, or is by what comes next.
+        return
+    with suppress(StorageError):
         sitting.folder.storage.upload(sitting.journal, sitting.folder.journal)
 
 

@@ -137,14 +137,17 @@ class Fit(LeasedWork[Progress]):
             (UnreadableCheckpoint, OtherEncoder) if made else (UnreadableCheckpoint,),
         )
         found = {"images": _counts(data), "encoder": first.encoder_digest}
-        self._write(**changes, inputs={**self.record.inputs, **found})
+        # The last sitting may have been killed before it had kept its best, or had said so.
+        known = [e for e in first.history if e["iteration"] <= first.resumed_at]
+        best = self._keep_best(first.resumed_at, [] if first.note else known)
+        self._write(**changes, inputs={**self.record.inputs, **found}, best_iteration=best)
         return training
 
     def _keep_progress(self, progress: Progress, checkpoint: Path) -> None:
         """Checkpoint and record of an evaluation onto the storage, in this order."""
         started = time.perf_counter()
         self.ledger.keep(self.case.key, checkpoint)
-        best = self._keep_best(progress)
+        best = self._keep_best(progress.iteration, progress.history)
         writing = self.record.writing_seconds + time.perf_counter() - started
         started = time.perf_counter()
         self._write(
@@ -162,16 +165,26 @@ class Fit(LeasedWork[Progress]):
             self.record, writing_seconds=writing + time.perf_counter() - started
         )
 
-    def _keep_best(self, progress: Progress) -> int | None:
-        """Keeps the checkpoint of the best evaluation of stage two, where that is asked for."""
-        best = self.record.best_iteration
-        if self.context.study.log_checkpoints != "best" or progress.stage != HEAD:
-            return best
-        values = {e["iteration"]: e[self.context.study.objective] for e in progress.history}
-        if best is not None and values[progress.iteration] <= values.get(best, -1.0):
-            return best
-        self.ledger.keep_best(self.case.key)
-        return progress.iteration
+    def _keep_best(self, iteration: int, history: list[dict[str, Any]]) -> int | None:
+        """Keeps the checkpoint, where that is asked for and its evaluation is the best of stage
+        two.
+
+        Args:
+            iteration: of the checkpoint that the storage has.
+            history: the evaluations up to it.
+
+        Returns:
+            The iteration of the best one that is kept; None where none is.
+        """
+        objective = self.context.study.objective
+        values = {e["iteration"]: e[objective] for e in history if e["stage"] == HEAD}
+        if self.context.study.log_checkpoints != "best" or iteration not in values:
+            return self.record.best_iteration
+        # Among all of them, those too of a sitting that kept none; of equal ones the first.
+        if max(values, key=lambda one: (values[one], -one)) == iteration:
+            self.ledger.keep_best(self.case.key)
+            return iteration
+        return self.record.best_iteration
 
     def _look_at_report(
         self, data: CategoryData, progress: Progress, folder: Path

@@ -16,8 +16,14 @@ class OneWriterJournal(BaseJournalBackend):
     the system before the loop goes on, so that a kill loses none, and what a power cut may take is
     rebuilt from the trials' documents, as at the start of every sitting.
 
+    It is a view of those, so a disk that cannot take it does not end a study: entries that were not
+    written follow with the next one.
+
     Args:
         path: of the file; one that is there is replaced. Anything of Optuna's can read it.
+
+    Attributes:
+        error: why the file lacks entries; None where it has all of them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,6 +31,7 @@ class OneWriterJournal(BaseJournalBackend):
         path.unlink(missing_ok=True)
         path.touch()
         self.path = path
+        self.error: OSError | None = None
         self._lines: list[str] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -35,6 +42,12 @@ class OneWriterJournal(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Adds entries, a line each."""
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-        with open(self.path, "ab") as f:
-            f.write("".join(f"{line}\n" for line in lines).encode())
         self._lines += lines
+        try:
+            # Anew after a failure, which may have left half a line.
+            with open(self.path, "ab" if self.error is None else "wb") as f:
+                written = lines if self.error is None else self._lines
+                f.write("".join(f"{line}\n" for line in written).encode())
+            self.error = None
+        except OSError as e:
+            self.error = e

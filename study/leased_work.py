@@ -56,6 +56,7 @@ class LeasedWork(ABC, Generic[Kind]):
     ) -> None:
         self.context, self.records, self.key, self.holder = context, records, key, holder
         self.record = self._fresh()
+        self._lease: Lease | None = None
 
     def run(self) -> Iterator[Kind | None]:
         """Takes the outcome from the storage if it is there, else goes on with the work, or begins.
@@ -82,6 +83,7 @@ class LeasedWork(ABC, Generic[Kind]):
             time.sleep(WAIT_SECONDS)
         if lease is None:
             return
+        self._lease = lease
         try:
             # It may have been finished between our look and the lease.
             if not self._is_decided():
@@ -132,10 +134,12 @@ class LeasedWork(ABC, Generic[Kind]):
 
     def _take_up(self, **more: Any) -> None:
         """Notes that a worker begins, and what else is to be known of this sitting."""
+        environment = self.record.environment
         sitting = {
             "began": time.time(),
             "iteration": self.record.iteration,
-            "host": self.record.environment["host"],
+            # The record's environment is the last sitting's; the code may have been other before.
+            **{name: environment.get(name) for name in ("host", "gpu", "git_sha", "git_dirty")},
             "study": self.context.study.name,
             **more,
         }
@@ -150,7 +154,6 @@ class LeasedWork(ABC, Generic[Kind]):
             raise
         except Exception as e:
             raise_if_disk(e, self.records.storage.where)
-            lease.check()
             self._write(error=in_one_line(e), **self._sampled())
             if not isinstance(e, self.hopeless) and not lacks_memory(e):
                 # A machine's trouble is tried again; the record tells why if that fails too.
@@ -208,6 +211,9 @@ class LeasedWork(ABC, Generic[Kind]):
         return [{**entry, "time": times.get(entry["iteration"], now)} for entry in history]
 
     def _write(self, **changes: Any) -> None:
+        """Replaces the record, while the work is this process's."""
+        if self._lease is not None:
+            self._lease.check()
         self.record = dataclasses.replace(self.record, **changes)
         self.records.write(self.record)
 

@@ -10,8 +10,6 @@ number at its next heartbeat, and learns that it holds nothing any more.
 
 import json
 import logging
-import os
-import platform
 import threading
 import time
 import uuid
@@ -19,8 +17,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from study.processes import is_gone, own_place, this_process
 from study.storage import Storage, StorageError
 
 BEAT_SECONDS, STALE_SECONDS = 10.0, 60.0
@@ -46,6 +43,7 @@ class Lease:
         self.lost = threading.Event()
         self._document, self._beat, self._stale = document, beat, stale
         self._wake, self._over = threading.Event(), False
+        self._sure_at = _clocks()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
 
@@ -81,7 +79,18 @@ class Lease:
             logger.warning("lease %s could not be removed", self.name)
 
     def check(self) -> None:
-        """Raises LeaseLost if it is not ours any more."""
+        """Makes sure that it is still ours.
+
+        Looks at the storage where the heartbeat has not done so for long: after a suspension it may
+        not have come to it yet.
+
+        Raises:
+            LeaseLost: if another process has taken it over.
+            StorageError: if that cannot be told.
+        """
+        silent = max(now - then for now, then in zip(_clocks(), self._sure_at, strict=True))
+        if silent > self._stale / 2 and not self.lost.is_set() and not self._is_ours():
+            self.lost.set()
         if self.lost.is_set():
             raise LeaseLost(f"{self.storage.uri(self.name)} was taken over by another process")
 
@@ -114,7 +123,10 @@ class Lease:
             return False
         document = read_lease(self.storage, self.name)
         # One that cannot be read is nobody's: it is written again.
-        return document is not None and document.get("token") in (None, self._document["token"])
+        if document is None or document.get("token") not in (None, self._document["token"]):
+            return False
+        self._sure_at = _clocks()
+        return True
 
     def _write(self, document: dict[str, Any]) -> None:
         self.storage.write(self.name, json.dumps(document).encode(), durable=False)
@@ -168,7 +180,7 @@ class Waiter:
 
     def is_alive(self) -> bool:
         """Whether the holder is a process of this machine that runs."""
-        return self.holder.get("place") == _place() and not is_gone(self.holder)
+        return self.holder.get("place") == own_place() and not is_gone(self.holder)
 
     def quiet_seconds(self) -> float:
         """For how long the holder gave no sign of life, as far as this waiter has seen."""
@@ -264,42 +276,6 @@ def _numbered(storage: Storage, folder: str) -> list[str]:
     return sorted(n for n in names if n.rpartition("/")[2].startswith("lease-"))
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from all others, of other machines too."""
-    process = psutil.Process()
-    return {
-        "host": platform.node(),
-        "place": _place(),
-        "pid": process.pid,
-        "since_boot": _since_boot(process),
-    }
-
-
-def _place() -> str:
-    """Where process numbers mean the same: a machine since its start, and a container on it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{platform.node()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
-
-
-def _since_boot(process: psutil.Process) -> float:
-    """When a process began, in seconds since the machine did: a clock that is set moves the epoch's
-    seconds of both, and not their difference."""
-    return process.create_time() - psutil.boot_time()
-
-
-def is_gone(document: dict[str, Any]) -> bool:
-    """Whether what `this_process` described was a process of this machine and is no more."""
-    if document.get("place") != _place():
-        return False
-    try:
-        process = psutil.Process(document["pid"])
-        # A number may be given to another process later.
-        same = abs(_since_boot(process) - document["since_boot"]) < 1.0
-        return not same or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:
-        return False
+def _clocks() -> tuple[float, float]:
+    """Seconds of two clocks: one of them goes on while a machine is suspended."""
+    return time.monotonic(), time.time()

@@ -68,7 +68,7 @@ class FitRecord:
         system: samples of the worker's machine: 'time' (epoch, seconds) and figures under the
             names that MLflow's own sampler uses, without 'system/'.
         sittings: each time a worker took the fit up: 'began' (epoch), 'iteration' it stood at,
-            'host', 'study', 'trial'.
+            'host', 'gpu', 'git_sha', 'git_dirty', 'study', 'trial'.
         notes: what the user should know, a line each.
         environment: git revision, versions, machine.
         error: why it failed, one line.
@@ -104,6 +104,17 @@ class FitRecord:
     began: float = 0.0
     ended: float | None = None
     trial_outcome: dict[str, Any] | None = None
+
+    def spent_by(self, study: str) -> int:
+        """The iterations that a study's sittings did; a fit may be begun by one and finished by
+        another. What a kill lost is not counted."""
+        starts = [sitting["iteration"] for sitting in self.sittings]
+        ends = [*starts[1:], self.iteration]
+        return sum(
+            max(0, end - start)
+            for sitting, start, end in zip(self.sittings, starts, ends, strict=True)
+            if sitting["study"] == study
+        )
 
     @property
     def random_encoder(self) -> bool:

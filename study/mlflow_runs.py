@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Param, Run, RunTag
+from mlflow.entities import Experiment, Param, Run, RunTag
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -25,6 +25,8 @@ PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 # Tags that a run may lose again, and the beginning of those for parameters that have changed.
 PASSING_TAGS = {"error", "reused_from", "retired", "checkpoint_iteration", MLFLOW_RUN_NOTE}
 CHANGED_PARAM = "param."
+# The tag of an experiment that tells which study of its name it is.
+STUDY_ID = "study_id"
 
 
 def make_database(uri: str) -> None:
@@ -49,6 +51,30 @@ def make_database(uri: str) -> None:
         store = SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
         store.engine.dispose()
         os.replace(temporary, path)
+
+
+def find_experiment(
+    client: MlflowClient, name: str, study_id: str | None
+) -> tuple[str, Experiment | None]:
+    """A study's experiment: the one of its name, unless that is another storage's study's.
+
+    Two people who ask the same of one server have studies of one name, and each would take the
+    other's runs for what it left behind.
+
+    Args:
+        client: of MLflow.
+        name: the study's.
+        study_id: of its document; None where it has none.
+
+    Returns:
+        The experiment's name, with some of the study's id where the plain one is taken; and the
+        experiment, if it is there.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None or study_id is None or found.tags.get(STUDY_ID, study_id) == study_id:
+        return name, found
+    own = f"{name} ({study_id[:8]})"
+    return own, client.get_experiment_by_name(own)
 
 
 @dataclass(kw_only=True)
@@ -100,24 +126,33 @@ class ExperimentRuns:
         self.id = ""
         self.runs: dict[tuple[str, str], KnownRun] = {}
 
-    def connect(self) -> None:
-        """Finds the experiment, or makes it, and all of its runs."""
+    def connect(self, study_id: str | None) -> None:
+        """Finds the experiment, or makes it, and all of its runs.
+
+        Args:
+            study_id: of the study's document; None where it has none.
+        """
         uri = self.config.mlflow_uri
         make_database(uri)
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(self.config.name)
+        name, found = find_experiment(client, self.config.name, study_id)
         if found is None:
             server = uri.startswith(("http:", "https:", "databricks"))
             artifacts = (self.config.local_folder / "mlartifacts").resolve().as_uri()
             self.id = client.create_experiment(
-                self.config.name,
+                name,
                 artifact_location=None if server else artifacts,
-                tags={MLFLOW_RUN_NOTE: self.config.question},
+                tags={
+                    MLFLOW_RUN_NOTE: self.config.question,
+                    **({STUDY_ID: study_id} if study_id else {}),
+                },
             )
         else:
             self.id = found.experiment_id
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(self.id)
+            if study_id and STUDY_ID not in found.tags:
+                client.set_experiment_tag(self.id, STUDY_ID, study_id)
         self.runs = {}
         token, pages = None, []
         while token or not pages:
@@ -168,11 +203,14 @@ class ExperimentRuns:
                 self.client.delete_tag(run.id, name)
                 del run.tags[name]
         self._log(run, content)
+        copied = 0.0
         if content.status == "RUNNING":
             if run.status != "RUNNING":
                 self.client.update_run(run.id, status="RUNNING")
         else:
+            copying = time.perf_counter()
             self._log_files(run, content.files)
+            copied = time.perf_counter() - copying
             ended = None if content.ended is None else milliseconds(content.ended)
             self.client.set_terminated(run.id, content.status, end_time=ended)
             # It will not grow any more; should it, MLflow ignores what it has.
@@ -180,7 +218,8 @@ class ExperimentRuns:
         run.status = content.status
         # Last, so that whatever failed before is done again.
         self._tag(run, {"written": digest})
-        self.rest(time.perf_counter() - started)
+        # Files are sent while other threads run; the rest is Python, and they wait for it.
+        self.rest(time.perf_counter() - started - copied)
         return 1
 
     def retire(self, identity: tuple[str, str]) -> bool:

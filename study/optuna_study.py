@@ -25,7 +25,7 @@ def make_sampler(seed: int) -> TPESampler:
 
 
 def rebuild_study(
-    space: Space, trials: list[TrialRecord], seed: int, journal: Path | None = None
+    space: Space, trials: list[TrialRecord], seed: int, journal: OneWriterJournal | None = None
 ) -> optuna.Study:
     """An Optuna study that knows every decided trial.
 
@@ -33,12 +33,12 @@ def rebuild_study(
         space: of the study.
         trials: of the study.
         seed: of the sampler.
-        journal: file that is written anew, named after the study; None keeps it in memory.
+        journal: a new file, named after the study; None keeps it in memory.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = None if journal is None else JournalStorage(OneWriterJournal(journal))
+    storage = None if journal is None else JournalStorage(journal)
     study = optuna.create_study(
-        study_name=journal and journal.stem,
+        study_name=journal and journal.path.stem,
         direction="maximize",
         sampler=make_sampler(seed),
         storage=storage,
@@ -48,11 +48,18 @@ def rebuild_study(
 
 
 def write_journal(space: Space, trials: list[TrialRecord], journal: Path) -> None:
-    """Writes a study that nobody runs as Optuna's journal: begun trials wait in its queue."""
-    study = rebuild_study(space, trials, 0, journal)
+    """Writes a study that nobody runs as Optuna's journal: begun trials wait in its queue.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    file = OneWriterJournal(journal)
+    study = rebuild_study(space, trials, 0, file)
     for record in trials:
         if not record.decided:
             study.enqueue_trial(record.drawn, user_attrs={"number": record.number})
+    if file.error is not None:
+        raise file.error
 
 
 def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import uuid
 import warnings
 from typing import Any
 
@@ -72,7 +73,7 @@ def ask(
         config, space, inputs: the question.
         differences: to the one before, a line each.
     """
-    document = folder.read_document() if folder.exists() else {}
+    document = folder.read_document() if folder.exists() else {"id": uuid.uuid4().hex}
     if differences:
         said = {"when": time.time(), "differences": differences}
         document["extended"] = [*document.get("extended", []), said]

@@ -6,8 +6,10 @@ trials that were stopped early as complete, leaves one with a NaN running for ev
 restored after a kill.
 """
 
+import contextlib
 import dataclasses
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ffcad.config import ConfigError, TrainConfig
+from study.drawing import every_point
+from study.journal import OneWriterJournal
 from study.ledger import FAILED, FINISHED, STOPPED
 from study.optuna_study import STATES, rebuild_study
 from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
@@ -31,8 +35,14 @@ from study.trials import RETIRED, Case, TrialRecord, new_trial
 
 REDUCTION_FACTOR = 2
 
-# A suggestion that was already tried is drawn again this often by the sampler, then at random.
-SAMPLER_REDRAWS, RANDOM_REDRAWS = 10, 200
+# A suggestion that was already tried is drawn again this often by the sampler, then at random;
+# then, where the space has no more points than that, one is taken of those that are left.
+SAMPLER_REDRAWS, RANDOM_REDRAWS, MOST_POINTS = 10, 200, 20_000
+
+LEFT_OFF = (
+    "a worker left off because it had heard nothing of this driver for a minute: the storage was "
+    "away, or the machine was suspended"
+)
 
 
 class OptunaSearch(Searcher):
@@ -74,7 +84,8 @@ class OptunaSearch(Searcher):
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
         self.seed = seed + len(trials)
-        self.study = rebuild_study(space, trials, self.seed, journal)
+        file = None if journal is None else OneWriterJournal(journal)
+        self.study = rebuild_study(space, trials, self.seed, file)
         self.waiting = [record for record in trials if not record.decided]
         self.running: dict[str, Asked] = {}
         self.fractions: dict[int, float] = {}
@@ -138,6 +149,10 @@ class OptunaSearch(Searcher):
         if result.get(FATAL):
             self.fatal = self.fatal or result[FATAL]
             self.stopping.set()
+        if result.get(INTERRUPTED) and not self.stopping.is_set():
+            # Others would follow, and what is suggested meanwhile be suggested blindly.
+            self.fatal = LEFT_OFF
+            self.stopping.set()
         if result.get(FATAL) or result.get(INTERRUPTED):
             return
         record = dataclasses.replace(self.records[asked.number], **outcome(result, error))
@@ -195,12 +210,31 @@ class OptunaSearch(Searcher):
                     self.study.tell(asked, state=TrialState.FAIL)
                     continue
                 if config.digest() not in known:
-                    number = max([self.counted - 1, *self.records]) + 1
-                    return new_trial(number, asked.params, config, self.cases_of(config)), asked
+                    return self._new(asked, config)
                 self._answer_repeated(asked, known[config.digest()])
         finally:
             self.study.sampler = sampler
-        return None
+        return self._one_that_is_left(known)
+
+    def _one_that_is_left(self, known: dict[str, TrialRecord]) -> tuple[TrialRecord, Trial] | None:
+        """A random point of a finite space that is not known; None where there is none."""
+        left = []
+        for values in every_point(self.space.search, self.space.fixed, MOST_POINTS) or []:
+            with contextlib.suppress(ConfigError):
+                config = TrainConfig.from_dict({**self.space.fixed, **values})
+                if config.digest() not in known:
+                    left.append((values, config))
+        if not left:
+            return None
+        values, config = random.Random(self.seed + len(self.study.trials)).choice(left)
+        self.study.enqueue_trial(values)
+        asked = self.study.ask()
+        self.space.draw(asked)
+        return self._new(asked, config)
+
+    def _new(self, asked: Trial, config: TrainConfig) -> tuple[TrialRecord, Trial]:
+        number = max([self.counted - 1, *self.records]) + 1
+        return new_trial(number, asked.params, config, self.cases_of(config)), asked
 
     def _answer_repeated(self, asked: Trial, record: TrialRecord) -> None:
         """Tells the sampler what is known of a configuration that it suggested before."""

@@ -22,7 +22,7 @@ from typing import Any
 from study.config import StudyConfig
 from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
-from study.ledger import FINISHED, FitRecord, Ledger, LedgerError
+from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.storage import Storage
 from study.study_content import StudyContentBuilder, table_row
@@ -97,7 +97,7 @@ class Mirror:
         except LedgerError as e:
             self._say([str(e)])
         self._sources, self._settled = {}, set()
-        self.experiment.connect()
+        self.experiment.connect(self.builder.document.get("id"))
 
     def _sync(self, live: bool) -> int:
         trials, unreadable = self.folder.read_trials()
@@ -182,7 +182,7 @@ class Mirror:
         # What another study began is its own affair until it is finished.
         begun = {r.key: r for r in known if r.study == self.config.name}
         found = (self._finished.get(key) or begun.get(key) for key in keys)
-        return [record for record in found if record is not None]
+        return [r for r in found if r is not None and not _finished_elsewhere(outcome, r)]
 
     def _retire(self, left_behind: Iterable[tuple[str, str]]) -> int:
         """Marks runs of what the study asked before it was extended to another question."""
@@ -204,3 +204,12 @@ class Mirror:
             if line not in self._said:
                 self._said.add(line)
                 logger.warning("%s; it is left out of MLflow", line)
+
+
+def _finished_elsewhere(outcome: Outcome, record: FitRecord) -> bool:
+    """Whether another study finished a fit after this one's trial had stopped it or failed: that is
+    none of this study's results."""
+    if outcome.state not in (STOPPED, FAILED) or record.status != FINISHED:
+        return False
+    ends = [trial.ended for trial in outcome.trials if trial.ended is not None]
+    return bool(ends) and record.ended is not None and record.ended > max(ends)

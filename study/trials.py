@@ -167,7 +167,8 @@ class StudyFolder:
     def read_document(self) -> dict[str, Any]:
         """The study's document.
 
-        'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'trials' the number of
+        'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'id' tells it from a
+        study of the same name on another storage; 'trials' the number of
         trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
         question was changed, 'extending' while not all trials follow that yet, 'former_seeds' those
         of all questions so far but the last; 'exhausted' is there when the search space held no

@@ -35,7 +35,7 @@ from study.sitting import Sitting
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
-from study.trials import StudyFolder, TrialRecord, outcome_of
+from study.trials import RETIRED, StudyFolder, TrialRecord, outcome_of
 
 
 def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
@@ -227,7 +227,8 @@ def keep_trial(
 ) -> TrialRecord:
     """Writes a trial's record with what it spent, and into its fits what its worker could not: that
     they ended with it, and, into the last one, how it ended, so that the ledger tells it too."""
-    own = _own_fits(folder, ledger, record)
+    fits = _fits(ledger, record)
+    own = [fit for fit in fits if fit.study == folder.name]
     if not record.decided:
         for fit in own:
             if fit.status == FINISHED and fit.trial_outcome:  # It is gone through again.
@@ -239,7 +240,8 @@ def keep_trial(
         if record.machine_failed and fit.status == BEGUN and fit.error:
             reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
             record = dataclasses.replace(record, error=reason)
-    record = dataclasses.replace(record, spent=sum(fit.iteration for fit in own))
+    # Also of a fit that another study has gone on with since.
+    record = dataclasses.replace(record, spent=sum(fit.spent_by(folder.name) for fit in fits))
     last = next((fit for fit in reversed(own) if fit.trial == record.number), None)
     for fit in own:
         changes: dict[str, Any] = {}
@@ -256,12 +258,10 @@ def keep_trial(
     return record
 
 
-def _own_fits(folder: StudyFolder, ledger: Ledger, record: TrialRecord) -> list[FitRecord]:
-    """The fits of a trial that its study did, in the order of its cases; a record that cannot be
-    read is mended by the next sitting."""
-    fits = {fit.key: fit for fit in ledger.read_all([case.key for case in record.cases])[0]}
-    found = [fits[case.key] for case in record.cases if case.key in fits]
-    return [fit for fit in found if fit.study == folder.name]
+def _fits(ledger: Ledger, record: TrialRecord) -> list[FitRecord]:
+    """The fits of a trial, in the order of its cases; a record that cannot be read is mended by the
+    next sitting."""
+    return ledger.read_all([case.key for case in record.cases])[0]
 
 
 def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:
@@ -282,7 +282,8 @@ def _trial_name(trial: tune.experiment.Trial) -> str:
 
 
 def _snapshot(search: OptunaSearch) -> Snapshot:
-    return Snapshot(list(search.records.values()), dict(search.fractions))
+    records = [record for record in search.records.values() if record.state != RETIRED]
+    return Snapshot(records, dict(search.fractions))
 
 
 def _at_once(slots: int, cpus: int, gpus: float) -> str:

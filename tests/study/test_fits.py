@@ -200,7 +200,6 @@ def test_two_workers_that_need_one_fit_do_it_once(finished, first_fit, make_cont
     assert same_numbers(record, whole)
 
 
-@pytest.mark.slow
 def fit_waiting(context, configuration, case):
     one = Fit(context, 0, configuration, case)
     seen = list(one.run())
@@ -215,6 +214,23 @@ def test_the_best_checkpoint_is_kept_where_it_is_asked_for(first_fit, make_conte
     assert record.best_iteration == max(values, key=values.get)
     model = Predictor.load(folder_of(context, case) / "best_checkpoint.pt")
     assert model.config == configuration
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_best_checkpoint_that_a_kill_came_before_is_kept_later(
+    kept, first_fit, make_context, tmp_path
+):
+    context = make_context(tmp_path, "--log-checkpoints best")
+    configuration, case = first_fit(context)
+    record = left_off(context, configuration, case, 4)
+    assert record.best_iteration == 4
+    # As it stands between the checkpoint and its copy, or between that and the record.
+    ledger_of(context).write(dataclasses.replace(record, best_iteration=None))
+    best = folder_of(context, case) / "best_checkpoint.pt"
+    if not kept:
+        best.unlink()
+    assert left_off(context, configuration, case, 5).best_iteration == 4
+    assert Predictor.load(best).use_head
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
-from study.leases import Follower, Waiter, current_holder
+from study.leases import Follower, LeaseLost, Waiter, current_holder
+from study.processes import is_gone, this_process
 from study.storage import Storage
 
 BEAT, STALE = 0.1, 0.6
@@ -171,3 +173,23 @@ def test_a_lease_that_cannot_be_read_becomes_stale(storage):
     mine = waiter(storage)
     assert mine.attempt() is None
     wait_until(lambda: mine.attempt() is not None)
+
+
+def test_a_clock_that_is_set_makes_no_living_process_look_dead(monkeypatch):
+    mine, before = this_process(), psutil._psplatform.boot_time()
+    # What a daemon that sets the clock does to psutil's times: all move with the time of the start.
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: before + 3600)
+    assert psutil.Process().create_time() - before > 3600 - 1
+    assert not is_gone(mine)
+    assert is_gone({**mine, "since_boot": mine["since_boot"] - 5})
+
+
+def test_a_holder_that_was_suspended_looks_before_it_writes(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    lease = Waiter(storage, "thing", {}, beat=1000, stale=STALE).attempt()
+    assert storage.create("thing/lease-000002.json", b"{}")
+    lease.check()  # It has just taken it: no need to look.
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * STALE)
+    with pytest.raises(LeaseLost):
+        lease.check()

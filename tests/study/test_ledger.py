@@ -186,3 +186,15 @@ def test_a_grids_configuration_is_finished_when_all_its_cases_are():
     assert [o.state for o in outcomes([both[0], one(1, 1, "failed")], 2)] == ["failed"]
     assert [o.state for o in outcomes([both[0], one(1, 1, "begun")], 2)] == ["begun"]
     assert outcomes([one(0, 0, "retired")], 1) == []
+
+
+def test_each_study_spent_what_its_own_sittings_did():
+    sittings = [
+        {"study": "first", "iteration": 0},
+        {"study": "first", "iteration": 60},
+        {"study": "second", "iteration": 240},
+    ]
+    one = dataclasses.replace(record(), sittings=sittings, iteration=320)
+    assert one.spent_by("first") == 240
+    assert one.spent_by("second") == 80
+    assert one.spent_by("third") == 0

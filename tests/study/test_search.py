@@ -1,17 +1,21 @@
+import errno
 import json
 import math
+from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import optuna_dashboard
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from study.drawing import every_point
+from study.journal import OneWriterJournal
 from study.optuna_study import rebuild_study, write_journal
 from study.search import OptunaSearch, make_scheduler
 from study.spaces import checked
@@ -344,3 +348,69 @@ def test_the_journal_opens_in_optuna_dashboard(tmp_path):
     body = b"".join(app(environment, lambda status, *_: answered.append(status)))
     assert answered == ["200 OK"]
     assert [s["study_name"] for s in json.loads(body)["study_summaries"]] == ["mine"]
+
+
+def test_a_finite_space_is_drawn_to_its_last_point(monkeypatch):
+    monkeypatch.setattr("study.search.SAMPLER_REDRAWS", 1)
+    monkeypatch.setattr("study.search.RANDOM_REDRAWS", 0)
+    space = checked(
+        "finite",
+        "why?",
+        {
+            "hsas": CategoricalDistribution(("none", "1d", "2d")),
+            "hsas_probability": FloatDistribution(0.1, 0.4, step=0.1),
+            "ffc_layers": IntDistribution(1, 3),
+        },
+        {},
+    )
+    study = Study(space=space)
+    for n in range(27):  # Without HSAS its probability makes no difference.
+        assert study.run(f"t{n}", 0.01 * n) != Searcher.FINISHED
+    assert len({t.digest for t in study.trials}) == 27
+    # The last ones are Optuna's trials too, with the values that they were given.
+    last = study.optuna[-1]
+    assert last.params == study.trials[-1].drawn
+    assert study.search.suggest("more") == Searcher.FINISHED
+    assert study.search.exhausted
+
+
+def test_what_can_be_drawn_without_end_is_not_listed():
+    free = {"global_ratio": FloatDistribution(0.0, 0.75)}
+    assert every_point(free, {}, 1000) is None
+    many = {"autoencoder_iterations": IntDistribution(1, 2000)}
+    assert every_point(many, {}, 1000) is None
+    assert every_point({"ffc_layers": IntDistribution(1, 3, step=2)}, {}, 1000) == [
+        {"ffc_layers": 1},
+        {"ffc_layers": 3},
+    ]
+
+
+def test_a_worker_that_left_off_by_itself_ends_the_sitting():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_complete("a", {"interrupted": True, "final": True})
+    assert "heard nothing" in study.search.fatal
+    assert study.search.suggest("b") == Searcher.FINISHED
+    assert [t.state for t in study.trials] == ["begun"]
+
+
+def test_a_worker_that_was_told_to_leave_off_is_no_fault():
+    study = Study()
+    study.search.suggest("a")
+    study.search.stopping.set()
+    study.search.on_trial_complete("a", {"interrupted": True, "final": True})
+    assert study.search.fatal is None
+
+
+def test_a_journal_that_the_disk_cannot_take_is_completed_later(tmp_path):
+    file = OneWriterJournal(tmp_path / "mine.journal")
+    file.append_logs([{"number": 0}])
+    place, file.path = file.path, Path("/dev/full")
+    file.append_logs([{"number": 1}])
+    assert file.error.errno == errno.ENOSPC
+    assert [log["number"] for log in file.read_logs(0)] == [0, 1]
+    file.path = place
+    file.append_logs([{"number": 2}])
+    assert file.error is None
+    lines = place.read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [0, 1, 2]

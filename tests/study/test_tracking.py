@@ -595,3 +595,36 @@ def test_a_study_on_an_object_store_is_written_too(bucket, tmp_path, database, m
     names = artifacts(client, found["fit", "a0"])
     assert names == {"config.json", CHECKPOINT, "worst.png", "curves.csv"}
     assert artifacts(client, found["study", "on-s3"]) == {"study.json", "results.csv"}
+
+
+def test_studies_of_one_name_on_two_storages_do_not_take_each_others_runs(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    configs = [make_study(tmp_path / where, "mine", uri) for where in ("a", "b")]
+    for number, config in enumerate(configs):
+        folder, _ = parts(config)
+        folder.write_document({**folder.read_document(), "id": f"{number}" * 32})
+    for _ in range(2):
+        for config in configs:
+            Mirror(config).sync(live=True)
+    (client, first), (_, second) = (runs(config) for config in configs)
+    assert first.keys() == second.keys()
+    ids = {run.info.experiment_id for run in (*first.values(), *second.values())}
+    assert sorted(client.get_experiment(i).name for i in ids) == ["mine", "mine (11111111)"]
+    for found in (first, second):
+        assert found["fit", "d0"].info.status == "RUNNING"
+        assert "retired" not in found["fit", "d0"].data.tags
+    assert Mirror(configs[1]).sync(live=True) == 0
+
+
+def test_what_another_study_finished_of_a_stopped_trial_is_not_its_result(tmp_path):
+    config = make_study(tmp_path, "mine", f"sqlite:///{tmp_path}/mlflow.db")
+    Mirror(config).sync(live=False)
+    _, ledger = parts(config)
+    ledger.write(fit("b0", "finished", study="other", began=90.0, ended=500.0))
+    Mirror(config).sync(live=False)
+    _, found = runs(config)
+    run = found["fit", "b0"]
+    assert run.info.status == "KILLED"
+    assert run.data.tags["stopped_early"] == "true"
+    assert "reused_from" not in run.data.tags
+    assert "cases" not in found["configuration", "c1"].data.metrics
