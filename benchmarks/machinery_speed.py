@@ -3,7 +3,7 @@
     python benchmarks/machinery_speed.py --rounds 5
 
 Every trial reports 20 times; every evaluation has 20 metrics. Four ways, alternating in one run on
-one Ray, two trials at once, worker processes used again:
+one Ray, two trials at once, a process of its own for each, as Tune does by default and a study:
 
     plain      Tune with random search; metrics go to the driver, nothing is kept; its workers have
                imported ffcad, as those of any training have
@@ -18,9 +18,8 @@ callback's way has a fifth of the trials, because it takes so long.
 The first table has the seconds of a whole `fit()` per trial and the medians of the rounds' ratios;
 the second what Tune's loop spends per result in the callback, and what a worker spends per
 evaluation in writing its record; below it, per trial, for how long a study then still writes into
-MLflow what its background writer has not written yet. With --fresh every trial has a process of its
-own, as on a GPU; with --work every trial computes for so long, spread over its reports. --out keeps
-the figures.
+MLflow what its background writer has not written yet. With --work every trial computes for so long,
+spread over its reports. --out keeps the figures.
 """
 
 import argparse
@@ -154,7 +153,7 @@ def idle_trial(config: dict[str, Any]) -> None:
         tune.report({**metrics_of(i), "training_share": i / REPORTS})
 
 
-def plain(folder: Path, trials: int, way: str, fresh: bool) -> float:
+def plain(folder: Path, trials: int, way: str) -> float:
     """Seconds of Tune without this project."""
     space = {"ratio": tune.uniform(0.1, 0.75), "rate": tune.loguniform(1e-3, 1.0)}
     callbacks, search = [], None
@@ -175,7 +174,6 @@ def plain(folder: Path, trials: int, way: str, fresh: bool) -> float:
         tune_config=tune.TuneConfig(
             num_samples=trials,
             max_concurrent_trials=SLOTS,
-            reuse_actors=not fresh,
             search_alg=search,
         ),
         run_config=tune.RunConfig(
@@ -187,7 +185,7 @@ def plain(folder: Path, trials: int, way: str, fresh: bool) -> float:
     return time.perf_counter() - started
 
 
-def study(folder: Path, trials: int, fresh: bool) -> float:
+def study(folder: Path, trials: int) -> float:
     """Seconds of the same by a study."""
     flags = [*FLAGS.split(), "--storage", str(folder), "--num-trials", str(trials)]
     config, space, _ = parse([*flags, "--space", str(SPACE)])
@@ -201,7 +199,6 @@ def study(folder: Path, trials: int, fresh: bool) -> float:
         search = make_search(sitting)
         search.__class__ = TimedSearch
         tuner = make_tuner(make_context(sitting), search, plan, str(folder), SLOTS, 0.0, IdleFit)
-        tuner._local_tuner._tune_config.reuse_actors = not fresh
         background = Background(config, journal)
         background.mirror.sync(live=True)
         background.start()
@@ -226,8 +223,7 @@ def main() -> None:
     """Runs all ways in turn and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--fresh", action="store_true", help="a process of its own for each trial")
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--work", type=float, default=0.0, help="processor seconds of each trial")
     parser.add_argument("--ways", default="plain,optuna,mlflow,study", help="plain first")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -252,10 +248,7 @@ def main() -> None:
                 folder = Path(temporary) / f"{way}-{number}"
                 folder.mkdir()
                 trials = given.trials // 5 if way == "mlflow" else given.trials
-                if way == "study":
-                    took = study(folder, trials, given.fresh)
-                else:
-                    took = plain(folder, trials, way, given.fresh)
+                took = study(folder, trials) if way == "study" else plain(folder, trials, way)
                 if number >= 0:  # The first round only warms up.
                     seconds[way].append(took / trials)
         ray.shutdown()
@@ -272,7 +265,6 @@ def show(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
     versions = ", ".join(f"{p} {version(p)}" for p in ("ray", "optuna", "mlflow"))
     console.print(
         f"{given.rounds} rounds of {given.trials} trials x {REPORTS} reports x {METRICS} metrics, "
-        f"{'a fresh process each' if given.fresh else 'processes used again'}, "
         f"{given.work:g} s of work each; "
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
         f"{platform.python_version()}, {versions}, {date.today()}"

@@ -78,8 +78,8 @@ def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, 
 def reset_peak_memory() -> None:
     """Gives back to the system what earlier work has freed, and starts measuring anew, where that
     can be done (CUDA; Linux with glibc)."""
-    # Every trial runs in a thread of its own, and glibc keeps what a thread has freed for others
-    # that may never fit into it: a worker that was used again grew by 0.6 GB with each fit.
+    # A trial's fits follow one another in one process, and glibc keeps what one has freed for
+    # others that may never fit into it: it grew by 0.6 GB with each.
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():

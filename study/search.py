@@ -1,4 +1,4 @@
-"""Optuna's sampler and Ray's trial scheduler, both rebuilt from a study's trials.
+"""Optuna's sampler, rebuilt from a study's trials.
 
 The Optuna study is a journal on the driver's disk that every sitting writes anew from the trials:
 like MLflow it is a view of what the ledger holds. Ray's own adapter to Optuna is not used: it tells
@@ -15,12 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ffcad.config import ConfigError, TrainConfig
@@ -32,8 +30,7 @@ from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE,
 from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
-
-REDUCTION_FACTOR = 2
+from study.worker_deaths import WorkerDeaths
 
 # A suggestion that was already tried is drawn again this often by the sampler, then at random;
 # then, where the space has no more points than that, one is taken of those that are left.
@@ -65,6 +62,7 @@ class OptunaSearch(Searcher):
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
         fatal: why nothing can be kept any more, in one line.
+        deaths: for Tune to tell which trials lost their workers.
     """
 
     def __init__(
@@ -92,6 +90,7 @@ class OptunaSearch(Searcher):
         self.exhausted = False
         self.stopping = threading.Event()
         self.fatal: str | None = None
+        self.deaths = WorkerDeaths()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """A configuration for Tune's trial; FINISHED where there is no further one."""
@@ -155,7 +154,12 @@ class OptunaSearch(Searcher):
             self.stopping.set()
         if result.get(FATAL) or result.get(INTERRUPTED):
             return
-        record = dataclasses.replace(self.records[asked.number], **outcome(result, error))
+        changes = outcome(result)
+        if error or not result:
+            reason, memory = self.deaths.reason(trial_id)
+            changes = {"state": FAILED, "error": reason, "ended": time.time()}
+            changes["machine_failed"] = not memory
+        record = dataclasses.replace(self.records[asked.number], **changes)
         self._tell(asked.trial, self._keep(record))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,18 +266,14 @@ class Asked:
     rungs: set[int]
 
 
-def outcome(result: dict[str, Any], error: bool) -> dict[str, Any]:
+def outcome(result: dict[str, Any]) -> dict[str, Any]:
     """What a trial's last result says of it: the fields of its record that change.
 
     Args:
-        result: the last thing that the trainable reported; empty if it reported nothing.
-        error: whether Tune gave the trial up.
+        result: the last thing that the trainable reported.
     """
     value = result.get(OBJECTIVE)
     ended = time.time()
-    if error or not result:
-        reason = "its worker process died, and so did the ones that tried again"
-        return {"state": FAILED, "error": reason, "ended": ended, "machine_failed": True}
     if result.get(ERROR):
         return {"state": FAILED, "error": result[ERROR], "ended": ended}
     if not result.get(FINAL):
@@ -281,32 +281,3 @@ def outcome(result: dict[str, Any], error: bool) -> dict[str, Any]:
     if value is None or not math.isfinite(value):
         return {"state": FAILED, "error": f"its objective is {value}", "ended": ended}
     return {"state": FINISHED, "value": value, "ended": ended}
-
-
-def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:
-    """Successive halving over rungs, or none where there is one rung or nothing to stop.
-
-    Args:
-        rungs: of a whole trial; the last one is its end, where nothing is left to be stopped.
-        trials: of earlier sittings; their values at the rungs count.
-    """
-    if rungs < 2:
-        return FIFOScheduler()
-    scheduler = ASHAScheduler(
-        time_attr=RUNG,
-        metric=OBJECTIVE,
-        mode="max",
-        max_t=rungs,
-        grace_period=max(1, rungs // 4),
-        reduction_factor=REDUCTION_FACTOR,
-        stop_last_trials=False,
-    )
-    for record in trials:
-        if record.state not in STATES:
-            continue
-        # Ray keeps no rungs over a restart. It knows a trial by its id, so a name is enough.
-        former = SimpleNamespace(trial_id=f"former-{record.number}")
-        scheduler.on_trial_add(None, former)
-        for rung, value in sorted(record.intermediate.items()):
-            scheduler.on_trial_result(None, former, {RUNG: rung, OBJECTIVE: value})
-    return scheduler

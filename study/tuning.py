@@ -20,6 +20,7 @@ from rich.console import Console
 
 from study.config import StudyConfig
 from study.context import StudyContext
+from study.early_stopping import make_scheduler
 from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
@@ -29,7 +30,7 @@ from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
 from study.ray_session import running_ray
-from study.search import OptunaSearch, make_scheduler
+from study.search import OptunaSearch
 from study.signals import Interrupts
 from study.sitting import Sitting
 from study.spaces import Space
@@ -164,8 +165,8 @@ def make_tuner(
             scheduler=make_scheduler(context.rungs if stops else 1, plan.trials),
             num_samples=plan.left,
             max_concurrent_trials=slots,
-            # A function's GPU memory may outlive it in an actor that is used again.
-            reuse_actors=gpus == 0,
+            # Nothing of a fit outlives its process: in one that is used again, memory does.
+            reuse_actors=False,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -173,6 +174,7 @@ def make_tuner(
             name="tune",
             storage_path=storage_path,
             verbose=0,
+            callbacks=[search.deaths],
             failure_config=tune.FailureConfig(max_failures=context.study.retries),
         ),
     )

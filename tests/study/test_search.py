@@ -15,9 +15,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.drawing import every_point
+from study.early_stopping import make_scheduler
 from study.journal import OneWriterJournal
 from study.optuna_study import rebuild_study, write_journal
-from study.search import OptunaSearch, make_scheduler
+from study.search import OptunaSearch
 from study.spaces import checked
 from study.storage import StorageError
 from study.trials import Case, new_trial

@@ -140,6 +140,25 @@ def test_an_extended_study_does_only_what_is_new(tmp_path):
     assert {k: now[k] for k in after} == after
 
 
+def test_a_worker_that_is_killed_for_its_memory_fails_once_with_that_reason(
+    tmp_path, grid, monkeypatch
+):
+    # Ray takes a machine for full that uses a hundredth of its memory.
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    longer = [*grid, "--set", "head_iterations=2000", "--retries", "0"]
+    code, output = run(tmp_path, *longer)
+    assert code == 3, output
+    assert "memory was nearly full" in " ".join(output.split())
+    trials = StudyFolder(Storage(tmp_path / "runs"), "mine").trials()
+    assert [trial.state for trial in trials] == ["failed"] * 2
+    assert not any(trial.machine_failed for trial in trials)
+    runs = mlflow_runs(tmp_path, "mine")
+    failed = [r for r in runs if r.data.tags["level"] == "configuration"]
+    assert [r.info.status for r in failed] == ["FAILED"] * 2
+    assert all("memory" in r.data.tags["error"] for r in failed)
+
+
 def test_a_full_disk_is_one_line_and_what_is_there_is_gone_on_with(tmp_path, grid):
     disk = tmp_path / "disk"
     disk.mkdir()
