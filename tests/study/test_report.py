@@ -35,6 +35,18 @@ def metrics(cell, category, seed):
     return {"image_auroc": 0.9, "pixel_ap": pixel_ap + better}
 
 
+def search_of_six(tmp_path, stopped):
+    """A search on two categories, one of whose six trials was stopped; the later, the better."""
+    path = tmp_path / "question.py"
+    write_space(path, "Which?", FIXED=FIXED)
+    with path.open("a") as f:
+        f.write('SEARCH = {"hsas_probability": FloatDistribution(0.05, 0.4)}\n')
+    study = begin(tmp_path, path, "--categories", "wood,dial")
+    drawn = [{"hsas_probability": 0.05 + 0.05 * i} for i in range(6)]
+    finish_search(study, drawn, lambda number, category, seed: 0.1 * number, stopped=(stopped,))
+    return study
+
+
 def report_of(tmp_path, **options):
     storage = Storage(tmp_path / "runs")
     return make_report(read_results(storage, "made"), storage, **options)
@@ -229,13 +241,7 @@ def test_types_of_defect_have_a_table_where_records_have_them(grid, tmp_path):
 
 
 def test_cost_counts_what_was_spent_and_what_was_saved(tmp_path):
-    path = tmp_path / "question.py"
-    write_space(path, "Which?", FIXED=FIXED)
-    with path.open("a") as f:
-        f.write('SEARCH = {"hsas_probability": FloatDistribution(0.05, 0.4)}\n')
-    study = begin(tmp_path, path, "--categories", "wood,dial")
-    drawn = [{"hsas_probability": 0.05 + 0.05 * i} for i in range(6)]
-    finish_search(study, drawn, lambda number, category, seed: 0.1 * number, stopped=(2,))
+    study = search_of_six(tmp_path, stopped=2)
     storage = Storage(tmp_path / "runs")
     ledger = study[-1]
     # One of another study: it was not paid for here.
@@ -251,13 +257,7 @@ def test_cost_counts_what_was_spent_and_what_was_saved(tmp_path):
 
 
 def test_a_search_ranks_finished_configurations_by_the_select_split(tmp_path):
-    path = tmp_path / "question.py"
-    write_space(path, "Which?", FIXED=FIXED)
-    with path.open("a") as f:
-        f.write('SEARCH = {"hsas_probability": FloatDistribution(0.05, 0.4)}\n')
-    study = begin(tmp_path, path, "--categories", "wood,dial")
-    drawn = [{"hsas_probability": 0.05 + 0.05 * i} for i in range(6)]
-    finish_search(study, drawn, lambda number, category, seed: 0.1 * number, stopped=(5,))
+    search_of_six(tmp_path, stopped=5)
     report = report_of(tmp_path)
     rows = table(report, "Finished configurations")
     assert [row[0] for row in rows.values()] == ["4", "3", "2", "1", "0"]
