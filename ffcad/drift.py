@@ -36,10 +36,8 @@ class DriftResult:
     def line(self) -> str:
         """What a user is told."""
         if self.p_value is None:
-            return (
-                f"drift: not known; {self.images} images say nothing, give at least "
-                f"{self.least_images} at a time"
-            )
+            few = "1 image says" if self.images == 1 else f"{self.images} images say"
+            return f"drift: not known; {few} nothing, give at least {self.least_images} at a time"
         figures = f"Kolmogorov-Smirnov distance {self.statistic:.2f}, p = {self.p_value:.2g}"
         if self.drifted:
             return (
