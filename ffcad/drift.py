@@ -45,7 +45,9 @@ class DriftResult:
                 f"calibration images ({figures}); unless most of them are defective, look at "
                 "camera, light and position"
             )
-        return f"drift: none seen in {self.images} images ({figures})"
+        return (
+            f"drift: none seen in {self.images} images ({figures}; below {LEVEL:g} would be some)"
+        )
 
 
 def drift(normal_scores: Sequence[float], batch_scores: Sequence[float]) -> DriftResult:

@@ -124,7 +124,17 @@ def test_every_kind_of_image_is_inspected_and_every_other_row_has_its_reason(
         assert BAD[name][1] in row["error"], name
         assert len(row["error"].splitlines()) == 1
         assert [row[key] for key in ("score", "defect", "anomaly_map", "regions")] == [None] * 4
-    assert json.loads(rows[0]["drift"])["images"] == len(GOOD)
+    assert json.loads(rows[0]["drift"])["batch"]["images"] == len(GOOD)
+
+
+def test_images_that_come_one_at_a_time_drift_too(folder, monkeypatch):
+    model = load(folder, monkeypatch, None)
+    black = {"image": text(file_of(np.zeros((40, 40, 3), np.uint8)))}
+    found = [json.loads(predict(model, [black])[0]["drift"]) for _ in range(12)]
+    assert {drift["batch"]["p_value"] for drift in found} == {None}
+    assert [drift["recent"]["images"] for drift in found] == list(range(1, 13))
+    assert not found[0]["recent"]["drifted"]
+    assert found[-1]["recent"]["drifted"]
 
 
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(folder, monkeypatch):
