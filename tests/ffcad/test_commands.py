@@ -19,7 +19,7 @@ from PIL import Image
 from ffcad.commands import main
 from ffcad.commands.arguments import configuration
 from ffcad.commands.fit import default_folder
-from ffcad.commands.predict import picture_names
+from ffcad.commands.image_sources import picture_names
 from ffcad.commands.progress import TimeLeft, duration
 from ffcad.config import ConfigError, TrainConfig, knobs
 from ffcad.datasets import load_category, load_textures
@@ -127,6 +127,8 @@ def test_a_setting_that_cannot_be(setting: str, message: str):
         ("predict NOWHERE FILE --out OUT", "NOWHERE"),
         ("predict FILE FILE --out OUT", "FILE"),
         ("predict CHECKPOINT NOWHERE --out OUT", "NOWHERE: no such file or folder"),
+        ("predict EMPTY FILE --out OUT", "give a folder with a detector"),
+        ("predict CHECKPOINT FILE --out OUT --monitor", "--monitor needs the scores"),
         ("predict CHECKPOINT EMPTY --out OUT", "no image in it"),
         ("predict CHECKPOINT FILE --out OUT --masks NOWHERE", "--masks"),
         ("predict CHECKPOINT FILE --out OUT --masks EMPTY", "FILE_mask.png"),
@@ -338,7 +340,7 @@ def test_predict_inspects_what_it_can_and_names_what_it_cannot(fitted: Path, ima
     assert scores == sorted(scores, reverse=True)
     names = {"a.jpg", "a.PNG", "sixteen.png", "with [alpha] $x$.png"}
     assert {Path(row["file"]).name for row in rows} == names
-    listed = [line.split("  ", 1)[1] for line in shown.splitlines()[1:-1]]
+    listed = [line.split("  ", 1)[1] for line in shown.splitlines()[1:-2]]
     assert listed == [row["file"] for row in rows]
     assert sorted(out.rglob("*.png")) == sorted(out / row["picture"] for row in rows)
     assert {row["encoder"] for row in rows} == {"random"}, "the file says it when passed on"

@@ -1,0 +1,1 @@
+"""Trained detectors in MLflow's model registry."""
