@@ -11,7 +11,6 @@ Shapes: N images, S the configuration's image_size.
 import contextlib
 import copy
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,9 +189,7 @@ def _onnx_runtime_errors() -> Iterator[None]:
 
 
 def _captured(graph: InspectionGraph) -> torch.export.ExportedProgram:
-    with torch.no_grad(), warnings.catch_warnings():
-        # About torch's own code, from its own code.
-        warnings.simplefilter("ignore", FutureWarning)
+    with torch.no_grad():
         return torch.export.export(
             graph.eval(), (graph.example(),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )

@@ -44,13 +44,17 @@ def random_images(size: int) -> np.ndarray:
 
 
 def check(
-    graph: Inspect, model: Inspect, images: np.ndarray, batch_sizes: Sequence[int]
+    graph: Inspect,
+    images: np.ndarray,
+    expected: tuple[np.ndarray, np.ndarray],
+    batch_sizes: Sequence[int],
 ) -> Deviation:
-    """Compares a graph with its model.
+    """Compares a graph with what its model found.
 
     Args:
-        graph, model: what is compared.
+        graph: what is checked.
         images: (N, S, S, 3) uint8.
+        expected: the model's scores (N,) and maps (N, S, S) of them.
         batch_sizes: how many images the graph gets at once, in turn.
 
     Raises:
@@ -58,18 +62,19 @@ def check(
     """
     differences, start, turn = [], 0, 0
     while start < len(images):
-        batch = images[start : start + batch_sizes[turn % len(batch_sizes)]]
-        (scores, maps), (true_scores, true_maps) = graph(batch), model(batch)
-        differences.append((np.abs(maps - true_maps).max(), np.abs(scores - true_scores).max()))
-        start, turn = start + len(batch), turn + 1
+        part = slice(start, start + batch_sizes[turn % len(batch_sizes)])
+        scores, maps = graph(images[part])
+        of_maps, of_scores = np.abs(maps - expected[1][part]), np.abs(scores - expected[0][part])
+        differences.append((of_maps.max(), of_scores.max()))
+        start, turn = start + len(scores), turn + 1
     # max() of NumPy hands a NaN on; Python's would lose it.
-    of_maps, of_scores = np.max(differences, axis=0)
-    if not of_maps <= TOLERANCE:
+    largest_of_maps, largest_of_scores = np.max(differences, axis=0)
+    if not largest_of_maps <= TOLERANCE:
         raise ExportError(
-            f"its anomaly maps differ from the model's by up to {of_maps:.2g}, allowed are "
+            f"its anomaly maps differ from the model's by up to {largest_of_maps:.2g}, allowed are "
             f"{TOLERANCE:g}"
         )
-    return Deviation(len(images), float(of_maps), float(of_scores))
+    return Deviation(len(images), float(largest_of_maps), float(largest_of_scores))
 
 
 def image_seconds(inspects: dict[str, Inspect], image: np.ndarray, rounds: int) -> dict[str, float]:

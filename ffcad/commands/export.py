@@ -46,7 +46,7 @@ from ffcad.export_checks import TOLERANCE, Deviation, check, image_seconds, rand
 from ffcad.predictor import Predictor
 
 # A folder of thousands would take an hour and show no more.
-MOST_IMAGES = 32
+MOST_IMAGES = 16
 ONNX_FILE, TORCH_FILE, CARD = "detector.onnx", "detector.pt2", "export.json"
 
 
@@ -139,15 +139,19 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(threads)
     names = [ONNX_FILE] if args.format != "torch" else []
     names += [TORCH_FILE] if args.format != "onnx" else []
+    model = inspect_with_model(predictor)
+    made = random_images(config.image_size)
+    compared = {"random": (made, model(made))}
+    if given is not None:
+        compared["given"] = (given, model(given))
     exported = []
     for name in names:
         with console.status(f"writing {name}: this takes minutes"):
-            exported.append(_export(predictor, out / name, args, threads, given))
-    model = inspect_with_model(predictor)
+            exported.append(_export(predictor, out / name, args, threads, compared))
     seconds = {}
     if args.rounds:
         inspects = {"model": model} | {file.path.name: file.inspect for file in exported}
-        seconds = image_seconds(inspects, random_images(config.image_size)[0], args.rounds)
+        seconds = image_seconds(inspects, made[0], args.rounds)
     with whole_file(out / CARD) as temporary:
         write_json(temporary, _card(predictor, args, exported, seconds, threads))
     console.print(_table(args, exported, seconds, threads, found))
@@ -171,10 +175,14 @@ def _export(
     path: Path,
     args: argparse.Namespace,
     threads: int,
-    given: np.ndarray | None,
+    compared: dict[str, tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]],
 ) -> Exported:
-    """Writes one file, and gives it its name when it has agreed with the model."""
-    onnx, model = path.name == ONNX_FILE, inspect_with_model(predictor)
+    """Writes one file, and gives it its name when it has agreed with the model.
+
+    Args:
+        compared: images, with the model's scores and maps of them; 'random', and 'given'.
+    """
+    onnx = path.name == ONNX_FILE
     fourier = args.fourier if onnx else "dft"  # torch's own transforms are fast
     graph = InspectionGraph(
         predictor.model, use_head=predictor.use_head, takes=args.input, fourier=fourier
@@ -184,13 +192,11 @@ def _export(
             (write_onnx if onnx else write_torch)(graph, temporary)
             inspect = load_onnx(temporary, threads) if onnx else load_torch(temporary)
             # One image, then several at once.
-            made = check(inspect, model, random_images(predictor.config.image_size), (1, 3))
-            step = (predictor.config.batch_size,)
-            real = None if given is None else check(inspect, model, given, step)
+            found = {key: check(inspect, *pair, (1, 3)) for key, pair in compared.items()}
     except ExportError as e:
         advice = "; --fourier matrix does without the operator DFT" if fourier == "dft" else ""
         raise ExportError(f"{path}: {e}{advice if onnx else ''}; nothing was written there") from e
-    return Exported(path, fourier, inspect, made, real)
+    return Exported(path, fourier, inspect, found["random"], found.get("given"))
 
 
 def _card(
