@@ -1,4 +1,4 @@
-"""The Fourier unit as matrix products, for runtimes whose Fourier transform is slow or missing.
+"""The Fourier unit as matrix products, for runtimes whose Fourier transform is slower or missing.
 
 At a fixed size a discrete Fourier transform is a product with a matrix. On the small sides of the
 feature maps that is little work beside the convolutions, and every runtime has matrix products.

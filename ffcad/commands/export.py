@@ -242,31 +242,33 @@ def _table(
     threads: int,
     found: int,
 ) -> Table:
-    times = f"\none image: median of {args.rounds}, taking turns, {threads} thread"
-    times += "" if threads == 1 else "s"
+    caption = ["differs: the largest difference of an anomaly map's value from the model's,"]
+    caption.append(f"on {exported[0].on_random.images} random images")
+    if exported[0].on_given is not None:
+        caption[-1] += f" and on {exported[0].on_given.images} of the {found} given ones"
+    if seconds:
+        caption.append(f"one image: median of {args.rounds} in turns; threads: {threads}")
     table = Table(
         title=f"{args.checkpoint} as a graph that takes {TAKES[args.input]}",
-        caption="differs by: largest difference of an anomaly map's value from the model's"
-        + (times if seconds else ""),
+        caption="\n".join(caption),
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("")
     table.add_column("Fourier")
-    for name in ("MiB", "differs by (random)", "differs by (given)", "one image"):
+    for name in ("MiB", "differs, random", "given", "one image"):
         table.add_column(name, justify="right")
     if seconds:
         table.add_row("the model", "torch's", "", "", "", f"{1000 * seconds['model']:.0f} ms")
     for file in exported:
-        onnx, real = file.path.name == ONNX_FILE, file.on_given
-        words = {"matrix": "matrices", "dft": "DFT" if onnx else "torch's"}
-        name = file.path.name
+        name, real = file.path.name, file.on_given
+        operators = {"matrix": "matrices", "dft": "DFT" if name == ONNX_FILE else "torch's"}
         table.add_row(
             name,
-            words[file.fourier],
+            operators[file.fourier],
             f"{file.path.stat().st_size / 2**20:.1f}",
-            f"{file.on_random.map:.1e} ({file.on_random.images})",
-            "" if real is None else f"{real.map:.1e} ({real.images} of {found})",
+            f"{file.on_random.map:.1e}",
+            "" if real is None else f"{real.map:.1e}",
             f"{1000 * seconds[name]:.0f} ms" if seconds else "",
         )
     return table
