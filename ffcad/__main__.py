@@ -1,4 +1,4 @@
-"""`python -m ffcad describe`, `fit`, `predict` and `pretrain`."""
+"""`python -m ffcad describe`, `fit`, `predict`, `export` and `pretrain`."""
 
 import sys
 

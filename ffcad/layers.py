@@ -65,9 +65,10 @@ class FourierUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W), in the input's type."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._transform(x.float()).to(x.dtype)
+            return self.transform(x.float()).to(x.dtype)
 
-    def _transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W), float32, where no autocast is on."""
         b, c, h, w = x.shape
         spectrum = torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))  # (B, C, H, W//2+1, 2)
         # The release keeps a channel's real and imaginary part side by side.

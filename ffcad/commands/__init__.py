@@ -1,7 +1,10 @@
-"""The method on the command line: `python -m ffcad describe | fit | predict | pretrain`.
+"""The method on the command line: `python -m ffcad COMMAND`.
+
+The commands are describe, fit, predict, export and pretrain.
 
 Exit codes: 0 done; 1 some files could not be inspected (predict); 2 the user's mistake; 3 the loss
-became infinite or not a number, or an encoder came out dead; 130 interrupted.
+became infinite or not a number, an encoder came out dead, or an exported graph could not be made or
+did not agree with its model; 130 interrupted.
 """
 
 import argparse
@@ -10,13 +13,14 @@ from typing import NoReturn
 
 from ffcad import __version__
 from ffcad.checkpoint import CheckpointError
-from ffcad.commands import describe, fit, predict, pretrain
+from ffcad.commands import describe, export, fit, predict, pretrain
 from ffcad.commands.arguments import UsageError
 from ffcad.config import ConfigError
 from ffcad.corpus import CorpusError
 from ffcad.datasets import DataError
 from ffcad.detector import DetectorError
 from ffcad.encoder_weights import WeightsError
+from ffcad.export import ExportError, MissingPackages
 from ffcad.metrics import MetricError
 from ffcad.pretrain import PretrainError
 from ffcad.training import NonFiniteLoss
@@ -30,6 +34,7 @@ MISTAKES = (
     CheckpointError,
     DetectorError,
     MetricError,
+    MissingPackages,
 )
 
 
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _Parser(prog="python -m ffcad", description="FFC-AD, without a cluster.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (describe, fit, predict, pretrain):
+    for command in (describe, fit, predict, export, pretrain):
         command.add_parser(commands)
     try:
         args = parser.parse_args(argv)
@@ -60,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return e.code
     except MISTAKES as e:
         return _end(args.command, f"error: {e}", 2)
-    except (NonFiniteLoss, PretrainError) as e:
+    except (NonFiniteLoss, PretrainError, ExportError) as e:
         return _end(args.command, f"error: {e}", 3)
     except KeyboardInterrupt as e:
         return _end(args.command, str(e) or "interrupted", 130)
