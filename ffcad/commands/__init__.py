@@ -8,6 +8,7 @@ did not agree with its model; 130 interrupted.
 """
 
 import argparse
+import errno
 import sys
 from typing import NoReturn
 
@@ -38,6 +39,9 @@ MISTAKES = (
 )
 
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other mistake; argparse would print its usage before it."""
@@ -65,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
         return e.code
     except MISTAKES as e:
         return _end(args.command, f"error: {e}", 2)
+    except OSError as e:  # of the disk: a full one, above all
+        if e.errno not in DISK_ERRORS:
+            raise
+        return _end(args.command, f"error: {e.filename or 'a file'}: {e.strerror}", 2)
     except (NonFiniteLoss, PretrainError, ExportError) as e:
         return _end(args.command, f"error: {e}", 3)
     except KeyboardInterrupt as e:

@@ -21,7 +21,8 @@ from ffcad.commands.arguments import (
     positive_number,
     whole_number,
 )
-from ffcad.commands.predict import find_sources
+from ffcad.commands.image_sources import find_sources
+from ffcad.commands.predict import load_detector
 from ffcad.commands.results import write_json
 from ffcad.datasets import read_image
 from ffcad.durable import whole_file
@@ -77,7 +78,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         f"{ONNX_FILE}, {TORCH_FILE}, and {CARD}, which says what they take and give. Each file is "
         f"compared with the model (to {TOLERANCE:g} of the map) before it takes its name.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a training's checkpoint.pt")
+    parser.add_argument(
+        "detector", type=Path, help="a training's checkpoint.pt, or the folder of a detector"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--format",
@@ -125,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
     """Exports, compares, measures."""
     if args.format != "torch":
         check_onnx_packages()
-    predictor = Predictor.load(args.checkpoint, "cpu")
+    detector = load_detector(args.detector, "cpu")
+    predictor, calibration = detector.predictor, detector.calibration
     config = predictor.config
     given, found = _given_images(args.images, args.out, config.image_size)
     out = output_folder(args.out)
@@ -152,8 +156,10 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds:
         inspects = {"model": model} | {file.path.name: file.inspect for file in exported}
         seconds = image_seconds(inspects, made[0], args.rounds)
+    card = _card(predictor, args, exported, seconds, threads)
+    card["calibration"] = calibration and calibration.to_dict()
     with whole_file(out / CARD) as temporary:
-        write_json(temporary, _card(predictor, args, exported, seconds, threads))
+        write_json(temporary, card)
     console.print(_table(args, exported, seconds, threads, found))
     console.print(f"the files and {CARD} are in {out}", soft_wrap=True)
     return 0
@@ -249,7 +255,7 @@ def _table(
     if seconds:
         caption.append(f"one image: median of {args.rounds} in turns; threads: {threads}")
     table = Table(
-        title=f"{args.checkpoint} as a graph that takes {TAKES[args.input]}",
+        title=f"{args.detector} as a graph that takes {TAKES[args.input]}",
         caption="\n".join(caption),
         title_justify="left",
         caption_justify="left",

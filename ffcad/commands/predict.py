@@ -61,13 +61,17 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def load_detector(path: Path) -> Detector:
+def load_detector(path: Path, device: str = "auto") -> Detector:
     """A detector's folder; or a checkpoint, as a detector without calibration.
+
+    Args:
+        path: of either.
+        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
     Raises:
         CheckpointError, DetectorError: if it cannot be read.
     """
     if path.is_dir():
-        return Detector.load(path)
-    predictor = Predictor.load(path)
-    return Detector(predictor.model, None, use_head=predictor.use_head)
+        return Detector.load(path, device)
+    predictor = Predictor.load(path, device)
+    return Detector(predictor.model, None, use_head=predictor.use_head, device=device)
