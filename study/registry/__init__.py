@@ -1,0 +1,1 @@
+"""From a study's best configuration to a model in MLflow's registry."""
