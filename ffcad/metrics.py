@@ -23,7 +23,7 @@ class MetricError(ValueError):
 
 
 class F1Max(NamedTuple):
-    """The greatest F1; a pixel counts as defective where its score is at least `threshold`."""
+    """The greatest F1; an image or pixel is defective where its score is at least `threshold`."""
 
     f1: float
     precision: float
@@ -68,6 +68,11 @@ def image_ap(scores: Any, labels: Any) -> float:
     Arguments, range and errors are those of `image_auroc`.
     """
     return _average_precision(_image_sweep(scores, labels))
+
+
+def image_f1_max(scores: Any, labels: Any) -> F1Max:
+    """The greatest F1 of the images, at the highest threshold giving it; see `image_auroc`."""
+    return _f1_max(_image_sweep(scores, labels))
 
 
 def pixel_auroc(maps: Any, masks: Any) -> float:

@@ -88,15 +88,22 @@ def case_sheet(
     _draw(groups, path, title, limits, threshold, panel=180 if len(groups) == 2 else 256)
 
 
-def inspection_picture(inspected: Inspected, path: Path, *, limits: tuple[float, float]) -> None:
+def inspection_picture(
+    inspected: Inspected,
+    path: Path,
+    *,
+    limits: tuple[float, float],
+    threshold: float | None = None,
+) -> None:
     """Draws image, anomaly map, overlay and, where the mask is known, its outline.
 
     Args:
         inspected: the image and its map.
         path: where the picture goes.
         limits: the map's values at the ends of the colour scale.
+        threshold: where given, what lies above it is outlined on the overlay.
     """
-    _draw({"": [inspected]}, path, "", limits, None, panel=300)
+    _draw({"": [inspected]}, path, "", limits, threshold, panel=300)
 
 
 def ranked(labels: np.ndarray, scores: np.ndarray, worst: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from ffcad.commands.arguments import UsageError
 from ffcad.config import ConfigError
 from ffcad.corpus import CorpusError
 from ffcad.datasets import DataError
+from ffcad.detector import DetectorError
 from ffcad.encoder_weights import WeightsError
 from ffcad.metrics import MetricError
 from ffcad.pretrain import PretrainError
@@ -27,6 +28,7 @@ MISTAKES = (
     DataError,
     WeightsError,
     CheckpointError,
+    DetectorError,
     MetricError,
 )
 

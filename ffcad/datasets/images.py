@@ -148,25 +148,40 @@ def new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> n
     return array
 
 
-def read_rgb(content: bytes) -> Image.Image:
+def read_rgb(
+    content: bytes, *, formats: tuple[str, ...] | None = None, most_pixels: int | None = None
+) -> Image.Image:
     """Any image file's content as 8-bit RGB, upright.
 
+    Args:
+        content: of the file.
+        formats: Pillow's names of those that are taken; None takes all that it can read.
+        most_pixels: larger images are refused before they are decoded; None leaves it to Pillow.
+
     Raises:
-        Unreadable: if it is damaged or of a kind that has no 8-bit RGB form.
+        Unreadable: if it is damaged, too large, or of a kind that has no 8-bit RGB form.
     """
     with _decoding():
-        image = _open(content)
-        if image.mode in _SIXTEEN_BIT:
-            values = np.asarray(image).astype(np.float64)
-            if values.min() < 0 or values.max() > 65535:
-                raise ValueError("its values need more than 16 bits")
-            image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-        elif image.mode == "F":
-            raise ValueError("its values are floating-point numbers")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        return to_rgb(_open(content, formats, most_pixels))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any kind as 8-bit RGB.
+
+    Raises:
+        ValueError: if its kind has no such form.
+    """
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values need more than 16 bits")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its values are floating-point numbers")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def read_mask(content: bytes) -> np.ndarray:
@@ -203,8 +218,12 @@ def _decoding() -> Iterator[None]:
         ) from error
 
 
-def _open(content: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(content))
+def _open(
+    content: bytes, formats: tuple[str, ...] | None = None, most_pixels: int | None = None
+) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=formats)
+    if most_pixels is not None and image.width * image.height > most_pixels:
+        raise ValueError(f"its {image.width}x{image.height} pixels are more than {most_pixels:,}")
     image.load()
     return ImageOps.exif_transpose(image)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ffcad.commands import main
 from ffcad.commands.arguments import configuration
 from ffcad.commands.fit import default_folder
-from ffcad.commands.predict import picture_names
+from ffcad.commands.image_sources import picture_names
 from ffcad.commands.progress import TimeLeft, duration
 from ffcad.config import ConfigError, TrainConfig, knobs
 from ffcad.datasets import load_category, load_textures
@@ -338,7 +338,7 @@ def test_predict_inspects_what_it_can_and_names_what_it_cannot(fitted: Path, ima
     assert scores == sorted(scores, reverse=True)
     names = {"a.jpg", "a.PNG", "sixteen.png", "with [alpha] $x$.png"}
     assert {Path(row["file"]).name for row in rows} == names
-    listed = [line.split("  ", 1)[1] for line in shown.splitlines()[1:-1]]
+    listed = [line.split("  ", 1)[1] for line in shown.splitlines()[1:-2]]
     assert listed == [row["file"] for row in rows]
     assert sorted(out.rglob("*.png")) == sorted(out / row["picture"] for row in rows)
     assert {row["encoder"] for row in rows} == {"random"}, "the file says it when passed on"
