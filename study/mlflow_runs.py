@@ -51,6 +51,32 @@ def make_database(uri: str) -> None:
         os.replace(temporary, path)
 
 
+def experiment_id(
+    client: MlflowClient, uri: str, name: str, folder: Path, note: str | None = None
+) -> str:
+    """Finds an experiment, or makes it; one that was deleted is restored.
+
+    Args:
+        client: of MLflow.
+        uri: of MLflow.
+        name: the experiment's.
+        folder: of this machine, for its files where MLflow is no server.
+        note: its description, where it is made.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+    server = uri.startswith(("http:", "https:", "databricks"))
+    artifacts = (folder / "mlartifacts").resolve().as_uri()
+    return client.create_experiment(
+        name,
+        artifact_location=None if server else artifacts,
+        tags={} if note is None else {MLFLOW_RUN_NOTE: note},
+    )
+
+
 @dataclass(kw_only=True)
 class KnownRun:
     """A run as MLflow has it, as far as this process knows.
@@ -105,19 +131,9 @@ class ExperimentRuns:
         uri = self.config.mlflow_uri
         make_database(uri)
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(self.config.name)
-        if found is None:
-            server = uri.startswith(("http:", "https:", "databricks"))
-            artifacts = (self.config.local_folder / "mlartifacts").resolve().as_uri()
-            self.id = client.create_experiment(
-                self.config.name,
-                artifact_location=None if server else artifacts,
-                tags={MLFLOW_RUN_NOTE: self.config.question},
-            )
-        else:
-            self.id = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                client.restore_experiment(self.id)
+        self.id = experiment_id(
+            client, uri, self.config.name, self.config.local_folder, self.config.question
+        )
         self.runs = {}
         token, pages = None, []
         while token or not pages:

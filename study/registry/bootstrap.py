@@ -97,7 +97,9 @@ def resampled_pixel_ap(scored: ScoredImages, counts: np.ndarray) -> np.ndarray:
     false = np.cumsum((counts @ alarms)[:, ::-1], axis=1)
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
     gained = np.diff(true, axis=1, prepend=0.0)
-    return (precision * gained).sum(1) / true[:, -1]
+    # A resample whose defective images have no pixel in their masks has nothing to be found.
+    total = true[:, -1]
+    return np.divide((precision * gained).sum(1), total, out=np.zeros_like(total), where=total > 0)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def candidates(
         if storage.version(checkpoint) is None:
             raise StudyError(
                 f"the checkpoint of fit {fit.key} ({category}, seed {fit.seed}) is not in "
-                f"{storage.where} any more; give --retrain, or train the fit again"
+                f"{storage.where} any more; bring it back, or give another --configuration"
             )
         found.append(
             Candidate(

@@ -1,11 +1,12 @@
-"""A study's candidates become versions of models, and one of them the champion, if it holds.
+"""A model becomes a version in the registry, and one version of each model the champion.
 
 What is slow and can be repeated comes first: the detector is made, calibrated, scored and timed.
-Then it is registered as a pending version, and decided about (`study.registry.versions`).
+Then it is registered as a pending version, and decided about when its turn has come.
 """
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from typing import Any
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from ffcad.training import Progress
-from study.config import StudyConfig
-from study.registry.candidates import Candidate
+from ffcad.detector import Detector, DetectorError
+from study.mlflow_runs import experiment_id
+from study.registry.champions import crown
 from study.registry.gate import Check, compare, refused, within
-from study.registry.making import Made, Making
-from study.registry.model_files import fetch_detector, log_detector
-from study.registry.scoring import score
+from study.registry.model_files import ModelFilesError, fetch_detector, log_detector
+from study.registry.scoring import at_size, known_paths, score
+from study.registry.source import Made, Source
 from study.registry.terms import Terms
+from study.registry.turns import WAIT_SECONDS, check_ours, wait_turn
 from study.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -31,16 +33,16 @@ from study.registry.versions import (
     PASSED,
     PENDING,
     REFUSED,
+    SEEN,
     Registry,
+    RegistryError,
     Version,
-    model_name,
 )
-from study.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promoted:
-    """What came of one candidate.
+    """What came of one promotion.
 
     Attributes:
         model: the registered model's name.
@@ -48,7 +50,6 @@ class Promoted:
         verdict: first, passed, refused or forced; of a dry run what it would be.
         champion: whether it is the champion now, or would be.
         against: the number of the champion that it was held against; None for none.
-        fit: the key of the fit that it was made of.
         unchanged: whether an earlier command had decided already.
         made: thresholds, figures and costs; None where an earlier command had them.
         checks: what the gate looked at.
@@ -59,7 +60,6 @@ class Promoted:
     verdict: str
     champion: bool
     against: int | None
-    fit: str
     unchanged: bool = False
     made: Made | None = None
     checks: tuple[Check, ...] = ()
@@ -75,6 +75,7 @@ class Promoted:
         if self.made is not None:
             calibration = self.made.detector.calibration
             document |= {
+                "tags": self.made.tags,
                 "image_threshold": calibration.image_threshold,
                 "pixel_threshold": calibration.pixel_threshold,
                 "figures": [dataclasses.asdict(figure) for figure in self.made.figures],
@@ -85,55 +86,52 @@ class Promoted:
 
 
 class Promotion:
-    """Promotes candidates of one study.
+    """Promotes a model.
 
     Args:
-        study: the study.
-        storage: of the study.
-        registry: where models are registered.
+        source: the model.
+        registry: where it is registered.
         terms: what is asked.
-        tell: called while a candidate is trained again, with its progress and all iterations.
+        tell: called with what there is to wait for.
+        wait: for other promotions of the model, seconds at most.
     """
 
     def __init__(
         self,
-        study: StudyConfig,
-        storage: Storage,
+        source: Source,
         registry: Registry,
         terms: Terms,
-        tell: Callable[[Progress, int], None] = lambda progress, iterations: None,
+        tell: Callable[[str], None] = lambda line: None,
+        wait: float = WAIT_SECONDS,
     ) -> None:
-        self.study, self.storage, self.registry = study, storage, registry
-        self.terms, self.tell = terms, tell
+        self.source, self.registry, self.terms = source, registry, terms
+        self.tell, self.wait = tell, wait
 
-    def promote(self, candidate: Candidate, *, dry_run: bool = False) -> Promoted:
-        """Makes a version of a candidate and decides about it; what was broken off is gone on with.
+    def run(self, *, dry_run: bool = False) -> Promoted:
+        """Makes a version and decides about it; what was broken off is gone on with.
 
         Args:
-            candidate: the fit.
             dry_run: says what would come of it, and writes nothing but a retraining's checkpoint.
 
         Raises:
             RegistryError: if the registry fails, or somebody else is at this version.
-            StudyError: if the data is not what the study had.
             DataError: if images that were given cannot be used.
             CalibrationError: if the images do not allow the thresholds that are asked for.
         """
-        name = model_name(self.study.data, candidate.fit.category)
-        making = Making(candidate, self.study, self.storage, self.terms, self.tell)
-        version = self.registry.of_promotion(name, making.identity)
+        name, identity = self.source.name, self.source.identity
+        version = self.registry.of_promotion(name, identity)
         if version is not None and self._is_decided(version):
-            return _unchanged(version, candidate)
-        made = making.make()
+            return dataclasses.replace(_as_it_is(version), unchanged=True)
+        if version is not None and CHAMPION in version.aliases:
+            # Broken off after the alias had moved: what is left is to say so.
+            return _as_it_is(crown(self.registry, version, version.tags["verdict"]))
+        made = self.source.make()
         if dry_run:
-            return self._foreseen(name, making, made)
+            return self._foreseen(made)
         if version is None:
-            version = self._register(name, making, made)
-        version = self.registry.claim(version)
-        if version.gate != PENDING:  # Refused once, and asked again.
-            version = self.registry.tag(version, {"gate": PENDING})
-        self.registry.wait_turn(version)
-        return self._decide(version, making, made)
+            version = self._register(made)
+        version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
+        return self._decide(version, made)
 
     def _is_decided(self, version: Version) -> bool:
         """Whether nothing is left to do; one that was refused is looked at again."""
@@ -141,59 +139,64 @@ class Promotion:
             return version.gate != PENDING
         return version.gate in (FIRST, PASSED, FORCED) and self.terms.force is None
 
-    def _register(self, name: str, making: Making, made: Made) -> Version:
-        """Logs the model into a run of the study's experiment, and registers it as pending."""
-        client, experiment = self.registry.client, self.study.name
-        with self.registry.asked():
-            mlflow.set_tracking_uri(self.registry.uri)
-            mlflow.set_registry_uri(self.registry.uri)
-            found = client.get_experiment_by_name(experiment)
-            where = found.experiment_id if found else client.create_experiment(experiment)
+    def _register(self, made: Made) -> Version:
+        """Logs the model into a run of its own, and registers it as pending."""
+        registry, source = self.registry, self.source
+        client = registry.client
+        with registry.asked():
+            where = experiment_id(client, registry.uri, source.experiment, source.folder)
             mine = client.search_runs(
-                [where], f"tags.level = 'promotion' and tags.promotion = '{making.identity}'"
+                [where], f"tags.level = 'promotion' and tags.promotion = '{source.identity}'"
             )
             parents = client.search_runs([where], "tags.level = 'study'", max_results=1)
-            tags = {**made.tags, "level": "promotion", "promotion": making.identity}
+            tags = {**made.tags, "level": "promotion", "promotion": source.identity}
             if parents:
                 tags[MLFLOW_PARENT_RUN_ID] = parents[0].info.run_id
-            run = mine[0] if mine else client.create_run(where, run_name=name, tags=tags)
-            source = run.data.tags.get("model_uri")
-            if source is None:
-                with mlflow.start_run(run_id=run.info.run_id):
-                    example = made.images.images[0]
-                    logged = log_detector(made.detector, artifact_name=name, example=example)
-                source = logged.model_uri
-                client.set_tag(run.info.run_id, "model_uri", source)
-        return self.registry.create(
-            name, source, run.info.run_id, making.identity, made.description, made.tags
+            run = mine[0] if mine else client.create_run(where, run_name=source.name, tags=tags)
+            run_id, model_uri = run.info.run_id, run.data.tags.get("model_uri")
+            if model_uri is None:
+                client.log_text(run_id, "\n".join(made.seen), SEEN)
+                model_uri = self._logged(run_id, made)
+                client.set_tag(run_id, "model_uri", model_uri)
+        return registry.create(
+            source.name, model_uri, run_id, source.identity, made.description, made.tags
         )
 
-    def _decide(self, version: Version, making: Making, made: Made) -> Promoted:
+    def _logged(self, run_id: str, made: Made) -> str:
+        """MLflow's address of the model, once it is logged into a run."""
+        # It would print the run's address over HTTP, and a bar for each file.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        mlflow.set_tracking_uri(self.registry.uri)
+        mlflow.set_registry_uri(self.registry.uri)
+        with mlflow.start_run(run_id=run_id):
+            name = self.source.name
+            return log_detector(made.detector, artifact_name=name, example=made.example).model_uri
+
+    def _decide(self, version: Version, made: Made) -> Promoted:
         """Holds a pending version against the champion, again if that changes meanwhile."""
+        registry = self.registry
         while True:
-            champion = self.registry.champion(version.name)
-            if champion is not None and champion.number == version.number:
-                # Broken off after the alias had moved: what is left is to say so.
-                version = self.registry.crown(version, version.tags["verdict"])
-                return _promoted(version, made, ())
-            checks: tuple[Check, ...] = ()
+            champion = registry.champion(version.name)
             if champion is not None:
-                self.registry.point(CHALLENGER, version)
-                checks = self._checks(making, made, champion)
+                registry.point(CHALLENGER, version)
+            checks = self._checks(made, champion)
             verdict = self._verdict(champion, checks)
-            version = self.registry.tag(version, self._kept(champion, checks, verdict))
+            version = registry.tag(version, self._kept(champion, checks, verdict))
+            check_ours(registry, version)
             if verdict == REFUSED:
-                version = self.registry.tag(version, {"gate": REFUSED})
-                return _promoted(version, made, checks)
-            now = self.registry.champion(version.name)
+                registry.point(CHALLENGER, version)
+                version = registry.tag(version, {"gate": REFUSED})
+                break
+            now = registry.champion(version.name)
             if (now and now.number) == (champion and champion.number):
-                return _promoted(self.registry.crown(version, verdict), made, checks)
+                version = crown(registry, version, verdict)
+                break
+        return dataclasses.replace(_as_it_is(version), made=made, checks=checks)
 
     def _verdict(self, champion: Version | None, checks: tuple[Check, ...]) -> str:
-        if champion is None:
-            return FIRST
         if all(check.passed for check in checks):
-            return PASSED
+            return FIRST if champion is None else PASSED
         return REFUSED if self.terms.force is None else FORCED
 
     def _kept(
@@ -201,71 +204,78 @@ class Promotion:
     ) -> dict[str, Any]:
         """The tags that the gate leaves, whatever it says."""
         tags: dict[str, Any] = {"verdict": verdict}
+        if checks:
+            tags["gate_checks"] = "; ".join(check.text for check in checks)
+            tags["gate_figures"] = json.dumps([dataclasses.asdict(check) for check in checks])
         if champion is not None:
-            tags |= {
-                "gate_champion": champion.number,
-                "gate_checks": "; ".join(check.text for check in checks),
-                "gate_figures": json.dumps([dataclasses.asdict(check) for check in checks]),
-            }
+            tags["gate_champion"] = champion.number
+            tags["gate_images"] = self.source.decided_on or "none"
         if verdict == FORCED:
             tags["force_reason"] = self.terms.force
         return tags
 
-    def _checks(self, making: Making, made: Made, champion: Version) -> tuple[Check, ...]:
-        """All that is held against the champion; first, whether the images may decide at all."""
+    def _checks(self, made: Made, champion: Version | None) -> tuple[Check, ...]:
+        """All that the gate asks: limits of anyone, and what the champion does of a later one."""
         terms, checks = self.terms, []
-        if self.study.select_on == "paper":
-            checks.append(
-                refused(
-                    "protocol",
-                    "its configuration was chosen under 'paper', on the images that are reported "
-                    "on; choose it under 'holdout' or 'synthetic'",
-                )
-            )
-        elif terms.gate_data is None and champion.tags.get("made_of") != making.made_of():
-            checks.append(
-                refused(
-                    "images",
-                    f"champion version {champion.number} was trained or chosen on other images, "
-                    "perhaps on those that decide; give --gate-data",
-                )
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            theirs = fetch_detector(champion.uri, Path(folder), self.registry.uri)
-        images = making.deciding_images(theirs.config.image_size)
-        scored = score(theirs.model, images, theirs.use_head)
-        checks += compare(made.scored, scored, terms.margin)
+        if champion is not None:
+            if self.source.why_refused is not None:
+                checks.append(refused("protocol", self.source.why_refused))
+            checks += self._comparison(made, champion)
         if terms.most_latency_ms is not None:
             checks.append(within("latency", made.speed.latency_ms, terms.most_latency_ms, "ms"))
         if terms.most_size_mb is not None:
             checks.append(within("size", made.size_mb, terms.most_size_mb, "MB"))
         return tuple(checks)
 
-    def _foreseen(self, name: str, making: Making, made: Made) -> Promoted:
+    def _comparison(self, made: Made, champion: Version) -> list[Check]:
+        """Both on the same images, which must have made neither."""
+        number, source = champion.number, self.source
+        if made.scored is None:
+            return [refused("images", "no images were given that could decide; give --gate-data")]
+        try:
+            theirs = self._fetched(champion)
+        except DetectorError as e:
+            return [refused("champion", f"champion version {number} cannot be asked: {e}")]
+        size = theirs.config.image_size
+        images, seen = source.deciding_images(size), self.registry.seen_images(champion)
+        checks = []
+        if seen is None:
+            checks.append(
+                refused("images", f"it is not known what champion version {number} was made of")
+            )
+        elif twice := known_paths(images, seen):
+            checks.append(
+                refused(
+                    "images",
+                    f"champion version {number} was trained or chosen on {len(twice)} of the "
+                    f"{len(images)} images that decide, as {twice[0]}; give --gate-data",
+                )
+            )
+        truth = source.deciding_images(max(size, made.detector.config.image_size))
+        scored = score(theirs.predictor.model, images, theirs.predictor.use_head)
+        return checks + compare(at_size(made.scored, truth), at_size(scored, truth), self.terms.margin)
+
+    def _fetched(self, version: Version) -> Detector:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Detector.load(fetch_detector(version.uri, Path(folder), self.registry.uri))
+            except ModelFilesError as e:
+                raise RegistryError(f"{e}; when it can be had, give the same command again") from e
+
+    def _foreseen(self, made: Made) -> Promoted:
         """What a promotion would come to now."""
-        champion = self.registry.champion(name)
-        checks = () if champion is None else self._checks(making, made, champion)
+        champion = self.registry.champion(self.source.name)
+        checks = self._checks(made, champion)
         verdict = self._verdict(champion, checks)
         return Promoted(
-            model=name,
+            model=self.source.name,
             version=None,
             verdict=verdict,
             champion=verdict != REFUSED,
             against=champion and champion.number,
-            fit=made.tags["fit_key"],
             made=made,
             checks=checks,
         )
-
-
-def _promoted(version: Version, made: Made, checks: tuple[Check, ...]) -> Promoted:
-    return dataclasses.replace(
-        _as_it_is(version), fit=made.tags["fit_key"], made=made, checks=checks
-    )
-
-
-def _unchanged(version: Version, candidate: Candidate) -> Promoted:
-    return dataclasses.replace(_as_it_is(version), fit=candidate.fit.key, unchanged=True)
 
 
 def _as_it_is(version: Version) -> Promoted:
@@ -276,5 +286,4 @@ def _as_it_is(version: Version) -> Promoted:
         verdict=version.gate,
         champion=CHAMPION in version.aliases,
         against=None if against is None else int(against),
-        fit=version.tags["fit_key"],
     )

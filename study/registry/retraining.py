@@ -28,16 +28,16 @@ class Additions:
     Attributes:
         trained: those that are trained on.
         kept_out: a fifth, for calibration.
-        known: how many were left out because the study's data has them.
+        left_out: how many are in the study's data, or there twice.
     """
 
     trained: Split
     kept_out: Split
-    known: int
+    left_out: int
 
-    def digest(self) -> str:
-        """Of what is trained on."""
-        return digest_of(sorted(content(self.trained)))
+    def contents(self) -> list[str]:
+        """Digests of all of them, sorted; which ones calibrate follows from it."""
+        return sorted(content(self.trained) | content(self.kept_out))
 
 
 def read_additions(folder: Path, data: CategoryData) -> Additions:
@@ -67,7 +67,7 @@ def read_additions(folder: Path, data: CategoryData) -> Additions:
     kept = new[::KEPT_OUT]
     trained = [i for i in new if i not in set(kept)]
     return Additions(
-        trained=_part(split, trained), kept_out=_part(split, kept), known=len(split) - len(new)
+        trained=_part(split, trained), kept_out=_part(split, kept), left_out=len(split) - len(new)
     )
 
 
@@ -106,7 +106,7 @@ def retrain(
         data = dataclasses.replace(
             data,
             train=_joined(data.train, additions.trained),
-            digest=digest_of([data.digest, additions.digest()]),
+            digest=digest_of([data.digest, additions.contents()]),
         )
     textures = None
     if study.textures is not None:

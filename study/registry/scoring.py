@@ -1,20 +1,20 @@
 """The images that decide about a model, what a model says of them, and what it costs to ask."""
 
 import hashlib
-import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from ffcad.datasets import CategoryData, DataError, Split, load_images
+from ffcad.datasets import DataError, Split, load_images
 from ffcad.model import FFCAD
 from ffcad.predictor import predict
+from study.latency import predict_seconds
 from study.machine import peak_memory_mb, reset_peak_memory
 from study.registry.bootstrap import ScoredImages
-
-WARM_UP, MEASURED = 2, 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +38,44 @@ def score(model: FFCAD, split: Split, use_head: bool) -> ScoredImages:
     return ScoredImages(scores=scores, labels=split.labels, maps=maps, masks=split.masks)
 
 
+def at_size(scored: ScoredImages, truth: Split) -> ScoredImages:
+    """The same with maps of another size, so that models of two sizes face one ground truth.
+
+    Args:
+        scored: N images.
+        truth: the same images, with masks of the size that is wanted.
+    """
+    side = truth.images.shape[1]
+    maps = scored.maps
+    if maps.shape[1] != side:
+        tensor = torch.from_numpy(maps)[:, None]
+        resized = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)
+        maps = resized[:, 0].numpy()
+    return ScoredImages(scores=scored.scores, labels=truth.labels, maps=maps, masks=truth.masks)
+
+
 def measure_speed(model: FFCAD, use_head: bool) -> Speed:
-    """Times a model on black images; the pixels' values do not matter for it."""
-    config = model.config
+    """Times a model on this machine."""
     reset_peak_memory()
-    seconds = {}
-    for number in (1, config.batch_size):
-        images = np.zeros((number, config.image_size, config.image_size, 3), np.uint8)
-        taken = []
-        for _ in range(WARM_UP + MEASURED):
-            started = time.perf_counter()
-            predict(model, images, use_head=use_head)
-            taken.append(time.perf_counter() - started)
-        seconds[number] = median(taken[WARM_UP:])
+    batch = model.config.batch_size
+    seconds = predict_seconds(model, 1, use_head=use_head)
+    batch_seconds = predict_seconds(model, batch, use_head=use_head)
     return Speed(
-        latency_ms=1000 * seconds[1],
-        images_per_second=config.batch_size / seconds[config.batch_size],
+        latency_ms=1000 * seconds,
+        images_per_second=batch / batch_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
 
 
-def gate_images(folder: Path, image_size: int, data: CategoryData) -> Split:
-    """All images of a folder, which must not be among those that made or chose the model.
+def gate_images(folder: Path, image_size: int) -> Split:
+    """All images of a folder that are to decide.
 
     Args:
         folder: `good/` and a folder for each type of defect, `ground_truth/` if there are masks.
         image_size: pixels.
-        data: what the model was trained and chosen on, at the same size.
 
     Raises:
-        DataError: if it has no normal or no defective image, or shares images with those.
+        DataError: if it cannot be read, or has no normal or no defective image.
     """
     split = load_images(folder, image_size)
     if split.labels.all() or not split.labels.any():
@@ -75,16 +83,13 @@ def gate_images(folder: Path, image_size: int, data: CategoryData) -> Split:
             f"--gate-data {folder}: {(~split.labels).sum()} normal and {split.labels.sum()} "
             "defective images; a comparison needs both: good/ and a folder for each defect type"
         )
-    used = content(data.train) | content(data.select)
-    twice = [
-        path for path, image in zip(split.paths, split.images, strict=True) if digest(image) in used
-    ]
-    if twice:
-        raise DataError(
-            f"--gate-data {folder}: {len(twice)} images trained or chose the model, as {twice[0]}; "
-            "take them out"
-        )
     return split
+
+
+def known_paths(split: Split, digests: Collection[str]) -> list[str]:
+    """The paths of a split's images whose digests are among those given."""
+    known = set(digests)
+    return [path for i, path in enumerate(split.paths) if digest(split.images[i]) in known]
 
 
 def content(split: Split) -> set[str]:
@@ -93,5 +98,5 @@ def content(split: Split) -> set[str]:
 
 
 def digest(image: np.ndarray) -> str:
-    """Of the pixels of one image."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    """Of the pixels of one image, sixteen hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]

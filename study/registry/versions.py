@@ -1,44 +1,46 @@
-"""Versions of a model in MLflow's registry: found, created, ordered, and given their aliases.
+"""Versions of a model in MLflow's registry: found, created, tagged, pointed at.
 
 MLflow's registry knows no transaction and no condition. What it does alone and whole is to give a
 new version its number, with its tags, and to move one alias. So
 
 - a version is found by the tag `promotion`, a digest of what was promoted, before one is created;
-- one whose tag `gate` says 'pending' is somebody's work: who wants to decide about a model waits
-  for the pending versions with lower numbers, so that one promotion at a time decides;
+- one whose tag `gate` says 'pending' is somebody's work, and its number a ticket: who wants to
+  decide about a model waits for the pending ones before it (`study.registry.turns`);
 - everything about a version is written before the champion's alias moves, which is the moment that
-  counts; the tag `gate` gets its word last, so that whatever was broken off is gone on with.
+  counts; the tag `gate` gets its word last, so that whatever was broken off is gone on with
+  (`study.registry.champions`).
 """
 
 import json
+import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from study.leases import describe, is_gone, this_process
+from study.leases import this_process
 from study.mlflow_runs import TAG_LENGTH, make_database
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-# The words of the tag `gate`.
-PENDING, FIRST, PASSED, REFUSED, FORCED, DISCARDED = (
-    "pending",
-    "first",
-    "passed",
-    "refused",
-    "forced",
-    "discarded",
-)
-# Which version is the champion once this is rolled back.
-BEFORE = "champion_before"
-WAIT_SECONDS, LOOK_SECONDS = 600.0, 2.0
+# The words of the tag `gate`. One that waits for later ones is passed over by them.
+PENDING, WAITING = "pending", "waiting"
+FIRST, PASSED, REFUSED, FORCED, DISCARDED = "first", "passed", "refused", "forced", "discarded"
+UNDECIDED = (PENDING, WAITING)
+# The tag with the numbers of the champions before a version, the last one at its end; so many.
+BEFORE, MOST_BEFORE = "champions_before", 50
+# The images that a version was made of, a file of its run: a digest a line.
+SEEN = "seen_images.txt"
+SQLITE = "sqlite:///"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+_AGAIN = "when it is back, the same command goes on where this one ended"
 
 
 class RegistryError(RuntimeError):
@@ -54,7 +56,8 @@ class Version:
         number: the version's.
         aliases: that point at it.
         tags: all of them.
-        source: where its files are, as MLflow says it.
+        description: Markdown.
+        run: the id of the run that logged it; empty where it has none.
         created: epoch, seconds.
     """
 
@@ -62,7 +65,8 @@ class Version:
     number: int
     aliases: tuple[str, ...]
     tags: dict[str, str]
-    source: str
+    description: str
+    run: str
     created: float
 
     @property
@@ -75,39 +79,55 @@ class Version:
         """What MLflow loads it by."""
         return f"models:/{self.name}/{self.number}"
 
+    @property
+    def promoter(self) -> dict[str, Any]:
+        """The process that promotes it, as `this_process` describes it; empty if unknown."""
+        try:
+            document = json.loads(self.tags.get("promoter", "{}"))
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def champions_before(self) -> list[int]:
+        """The numbers of the champions before it, the last one at the end."""
+        return [int(part) for part in self.tags.get(BEFORE, "").split(",") if part]
+
 
 class Registry:
-    """MLflow's registry, with the rules of this project.
+    """MLflow's registry.
 
     Args:
         uri: of MLflow, which keeps runs and models in one place.
-        wait: how long to wait for another promotion of the same model, seconds.
+        make: whether a SQLite file is made where there is none.
+
+    Raises:
+        RegistryError: if there is none, or it does not answer.
     """
 
-    def __init__(self, uri: str, wait: float = WAIT_SECONDS) -> None:
-        self.uri, self.wait = uri, wait
+    def __init__(self, uri: str, *, make: bool = False) -> None:
+        # A request to create, sent again because its answer was lost, would create two.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        self.uri = uri
+        if not make and uri.startswith(SQLITE):
+            path = Path(uri.removeprefix(SQLITE).partition("?")[0])
+            if not path.exists():
+                raise RegistryError(
+                    f"there is no {path}; promote a study first, or say with --tracking-uri or "
+                    "--storage where the models are"
+                )
         with self.asked():
             make_database(uri)
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def names(self) -> list[str]:
         """All models, sorted."""
-        found, token = [], None
         with self.asked():
-            while token is not None or not found:
-                page = self.client.search_registered_models(page_token=token)
-                found += [model.name for model in page]
-                token = page.token
-                if not token:
-                    break
-        return sorted(found)
+            found = _all(lambda token: self.client.search_registered_models(page_token=token))
+            return sorted(model.name for model in found)
 
     def versions(self, name: str) -> list[Version]:
-        """All versions of a model with their aliases, by number; empty where it is not there.
-
-        Raises:
-            RegistryError: if the registry does not answer.
-        """
+        """All versions of a model with their aliases, by number; empty where it is not there."""
         with self.asked():
             try:
                 model = self.client.get_registered_model(name)
@@ -115,20 +135,28 @@ class Registry:
                 if e.error_code in _NOT_THERE:
                     return []
                 raise
-            aliases: dict[str, list[str]] = {}
-            for alias, number in model.aliases.items():
-                aliases.setdefault(str(number), []).append(alias)
-            found, token = [], None
-            while True:
-                page = self.client.search_model_versions(
+            found = _all(
+                lambda token: self.client.search_model_versions(
                     f"name = '{name}'", max_results=1000, page_token=token
                 )
-                found += page
-                token = page.token
-                if not token:
-                    break
+            )
+        aliases: dict[str, list[str]] = {}
+        for alias, number in model.aliases.items():
+            aliases.setdefault(str(number), []).append(alias)
         versions = [_version(v, aliases.get(str(v.version), [])) for v in found]
         return sorted(versions, key=lambda version: version.number)
+
+    def known_versions(self, name: str) -> list[Version]:
+        """The same, of a model that the user named.
+
+        Raises:
+            RegistryError: if it is not there.
+        """
+        versions = self.versions(name)
+        if not versions:
+            known = ", ".join(self.names()) or "none"
+            raise RegistryError(f"{self.uri} has no model {name!r}; its models are {known}")
+        return versions
 
     def version(self, name: str, number: int) -> Version:
         """One version.
@@ -136,10 +164,12 @@ class Registry:
         Raises:
             RegistryError: if it is not there.
         """
-        for version in self.versions(name):
+        versions = self.known_versions(name)
+        for version in versions:
             if version.number == number:
                 return version
-        raise RegistryError(f"{self.uri} has no version {number} of {name}")
+        known = ", ".join(str(version.number) for version in versions)
+        raise RegistryError(f"{name} has no version {number}; it has {known}")
 
     def champion(self, name: str) -> Version | None:
         """The version in use; None where there is none."""
@@ -167,7 +197,7 @@ class Registry:
             description: of the version.
             tags: more of it.
         """
-        tags = {**tags, "promotion": promotion, "gate": PENDING, "promoter": _promoter()}
+        tags = {**tags, "promotion": promotion, "gate": PENDING, "promoter": promoter_tag()}
         with self.asked():
             try:
                 self.client.create_registered_model(name)
@@ -182,61 +212,12 @@ class Registry:
             self.tag(self.version(name, int(made.version)), {"gate": DISCARDED})
         return mine
 
-    def claim(self, version: Version) -> Version:
-        """Takes over a pending version that its promoter has left.
-
-        Raises:
-            RegistryError: if another process is still at it.
-        """
-        promoter = _read_promoter(version)
-        if promoter and promoter != json.loads(_promoter()) and not is_gone(promoter):
-            raise RegistryError(
-                f"version {version.number} of {version.name} is being promoted by "
-                f"{describe(promoter)}; wait for it, or, if that process is no more, "
-                f"--discard {version.name}/{version.number}"
-            )
-        return self.tag(version, {"promoter": _promoter()})
-
-    def wait_turn(self, version: Version) -> None:
-        """Waits until no earlier version of the model is pending.
-
-        One whose promoter was a process of this machine that is no more is passed over: its own
-        command goes on with it, after this one.
-
-        Raises:
-            RegistryError: if one is still pending after `wait` seconds.
-        """
-        end = time.monotonic() + self.wait
-        while True:
-            earlier = [
-                other
-                for other in self.versions(version.name)
-                if other.number < version.number
-                and other.gate == PENDING
-                and not is_gone(_read_promoter(other))
-            ]
-            if not earlier:
-                return
-            if time.monotonic() >= end:
-                first = earlier[0]
-                raise RegistryError(
-                    f"version {first.number} of {first.name} is being promoted by "
-                    f"{describe(_read_promoter(first))} since {_minutes(first)}; wait for it, or, "
-                    f"if that process is no more, --discard {first.name}/{first.number}"
-                )
-            time.sleep(min(LOOK_SECONDS, self.wait / 10))
-
     def tag(self, version: Version, tags: dict[str, Any]) -> Version:
         """Writes tags, in their order; gives the version as it is then."""
         with self.asked():
             for key, value in _cut(tags).items():
                 self.client.set_model_version_tag(version.name, str(version.number), key, value)
         return self.version(version.name, version.number)
-
-    def describe(self, version: Version, text: str) -> None:
-        """Writes a version's description."""
-        with self.asked():
-            self.client.update_model_version(version.name, str(version.number), text)
 
     def point(self, alias: str, version: Version) -> None:
         """Moves an alias: the champion's is the moment at which another model is in use."""
@@ -249,55 +230,34 @@ class Registry:
             with self.asked():
                 self.client.delete_registered_model_alias(version.name, alias)
 
-    def crown(self, version: Version, gate: str) -> Version:
-        """Makes a version the champion, and then says how it came to be."""
-        before = self.champion(version.name)
-        if before is not None and before.number != version.number:
-            # Harmless until the alias moves, and needed from then on.
-            version = self.tag(version, {BEFORE: before.number})
-        self.point(CHAMPION, version)
-        self.unpoint(CHALLENGER, version)
-        return self.tag(version, {"gate": gate})
-
-    def roll_back(self, name: str, reason: str) -> tuple[Version, Version]:
-        """Makes the champion before this one champion again.
-
-        Returns:
-            The champion that was, and the one that is.
-
-        Raises:
-            RegistryError: if there is no champion, or none before it.
-        """
-        champion = self.champion(name)
-        if champion is None:
-            known = ", ".join(self.names()) or "none"
-            raise RegistryError(f"{self.uri} has no champion of {name!r}; its models are {known}")
-        before = champion.tags.get(BEFORE)
-        if before is None:
-            raise RegistryError(
-                f"version {champion.number} of {name} is its first champion: there is none to roll "
-                "back to; promote another one"
-            )
-        former = self.version(name, int(before))
-        self.tag(champion, {"rolled_back": reason or "no reason given"})
-        self.point(CHAMPION, former)
-        return self.version(name, champion.number), self.version(name, former.number)
+    def seen_images(self, version: Version) -> set[str] | None:
+        """Digests of the images that a version was made of; None where that is not known."""
+        if not version.run:
+            return None
+        with self.asked(), tempfile.TemporaryDirectory() as folder:
+            files = [file.path for file in self.client.list_artifacts(version.run)]
+            if SEEN not in files:
+                return None
+            path = self.client.download_artifacts(version.run, SEEN, folder)
+            return set(Path(path).read_text().split())
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
-        """What MLflow raises inside becomes one line.
+    def asked(self, then: str = _AGAIN) -> Iterator[None]:
+        """Whatever a database or a server makes MLflow raise inside becomes one line.
+
+        Args:
+            then: what to do about it.
 
         Raises:
             RegistryError: in its place.
         """
         try:
             yield
-        except MlflowException as e:
-            reason = " ".join(str(e).split())[:300]
-            raise RegistryError(
-                f"the registry {self.uri} failed: {reason}; when it is back, the same command goes "
-                "on where this one ended"
-            ) from e
+        except RegistryError:
+            raise
+        except Exception as e:
+            reason = " ".join(f"{e}".split())[:300] or type(e).__name__
+            raise RegistryError(f"the registry {self.uri} failed: {reason}; {then}") from e
 
 
 def model_name(data: str, category: str) -> str:
@@ -305,20 +265,25 @@ def model_name(data: str, category: str) -> str:
     return re.sub(r"[/:'\"%]", "-", f"ffcad-{data}-{category}")
 
 
-def _promoter() -> str:
+def promoter_tag() -> str:
+    """This process, as a tag."""
     return json.dumps(this_process(), sort_keys=True)
 
 
-def _read_promoter(version: Version) -> dict[str, Any]:
-    try:
-        document = json.loads(version.tags.get("promoter", "{}"))
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _minutes(version: Version) -> str:
+def minutes_old(version: Version) -> str:
+    """For how long a version has been there, for a message."""
     return f"{(time.time() - version.created) / 60:.0f} min"
+
+
+def _all(page_of: Callable[[str | None], Any]) -> Iterable[Any]:
+    """The entries of all pages of an answer."""
+    found, token = [], None
+    while True:
+        page = page_of(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def _cut(tags: dict[str, Any]) -> dict[str, str]:
@@ -331,6 +296,7 @@ def _version(version: ModelVersion, aliases: list[str]) -> Version:
         number=int(version.version),
         aliases=tuple(sorted(aliases)),
         tags=dict(version.tags),
-        source=version.source,
+        description=version.description or "",
+        run=version.run_id or "",
         created=version.creation_timestamp / 1000,
     )
