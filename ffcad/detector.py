@@ -11,6 +11,7 @@ runs no code from it.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,6 @@ from ffcad.training import METHOD_VERSION
 WEIGHTS, DESCRIPTION = "detector.safetensors", "detector.json"
 FORMAT = 1
 KEYS = {"format", "method_version", "config", "use_head", "calibration", "weights_sha256"}
-# Less is a row of pixels that was taken for an image.
-LEAST_SIDE = 8
 
 
 class DetectorError(ValueError):
@@ -62,7 +61,7 @@ class Inspection:
 
 
 class Detector:
-    """Inspects images of any size.
+    """Inspects images of any size; several threads may call it at once.
 
     Args:
         model: trained; it is moved to the device and put into eval mode.
@@ -85,6 +84,7 @@ class Detector:
     ) -> None:
         self.predictor = Predictor(model, device, use_head)
         self.config, self.calibration = model.config, calibration
+        self._lock = threading.Lock()
 
     def inspect(self, images: Iterable[np.ndarray]) -> list[Inspection]:
         """Scores, verdicts, maps and regions, in the images' order.
@@ -104,7 +104,10 @@ class Detector:
             small.append(np.asarray(resize_image(image, side)))
         if not small:
             return []
-        scores, maps = self.predictor(np.stack(small))
+        # A server's threads decode at once; the network takes one batch after another, so that
+        # memory is that of one.
+        with self._lock:
+            scores, maps = self.predictor(np.stack(small))
         return [
             self._judged(float(score), anomaly_map, size)
             for score, anomaly_map, size in zip(scores, maps, sizes, strict=True)
@@ -182,10 +185,10 @@ def _image(array: Any, i: int) -> Image.Image:
         raise DataError(f"image {i} must be an array but got {type(array).__name__}")
     colour = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (3, 4)
     grey = array.dtype in (np.uint8, np.uint16) and array.ndim == 2
-    if not (colour or grey) or min(array.shape[:2]) < LEAST_SIDE:
+    if not (colour or grey) or array.size == 0:
         raise DataError(
-            f"image {i} must be uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), at least "
-            f"{LEAST_SIDE} pixels wide and high, but got {array.dtype} {array.shape}"
+            f"image {i} must be uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), but got "
+            f"{array.dtype} {array.shape}"
         )
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 

@@ -1,4 +1,4 @@
-"""Commands about studies: `python -m study run|status|sync|report|encoders`."""
+"""Commands about studies: `python -m study run|status|sync|report|encoders|predict`."""
 
 import argparse
 import dataclasses
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(arguments[1:])
     from study import encoder_commands, report_command
+    from study.registry import predict_command
 
     if arguments[:1] == ["encoders"] and "make" in arguments:
         return encoder_commands.make([a for a in arguments[1:] if a != "make"])
@@ -44,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     for command in (status, sync, report):
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     encoder_commands.add_parser(commands)
+    predict_command.add_parser(commands)
     given = parser.parse_args(arguments)
     try:
+        if given.command == "predict":
+            return predict_command.run(given)
         storage = Storage(given.storage)
         if given.command == "sync":
             return _sync(storage, given.study, given.tracking_uri)

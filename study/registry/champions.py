@@ -15,15 +15,20 @@ from study.registry.versions import (
 )
 
 
-def crown(registry: Registry, version: Version, verdict: str) -> Version:
-    """Makes a version the champion, and then says in its tag `gate` how it came to be."""
+def crown(registry: Registry, version: Version) -> Version:
+    """Makes a version the champion; its tag `gate` then gets the word of the tag `verdict`."""
     before = registry.champion(version.name)
     if before is not None and before.number != version.number:
         line = [*before.champions_before, before.number][-MOST_BEFORE:]
         version = registry.tag(version, {BEFORE: _written(line)})
     registry.point(CHAMPION, version)
+    return complete(registry, version)
+
+
+def complete(registry: Registry, version: Version) -> Version:
+    """Does what is left to do once the alias has moved to a version."""
     registry.unpoint(CHALLENGER, version)
-    return registry.tag(version, {"gate": verdict})
+    return registry.tag(version, {"gate": version.tags["verdict"]})
 
 
 def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Version]:

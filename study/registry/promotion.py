@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ffcad.detector import Detector, DetectorError
 from study.mlflow_runs import experiment_id
-from study.registry.champions import crown
+from study.registry.champions import complete, crown
 from study.registry.gate import Check, compare, refused, within
 from study.registry.model_files import ModelFilesError, fetch_detector, log_detector
 from study.registry.scoring import at_size, known_paths, score
@@ -31,9 +31,9 @@ from study.registry.versions import (
     FIRST,
     FORCED,
     PASSED,
-    PENDING,
     REFUSED,
     SEEN,
+    UNDECIDED,
     Registry,
     RegistryError,
     Version,
@@ -122,9 +122,9 @@ class Promotion:
         version = self.registry.of_promotion(name, identity)
         if version is not None and self._is_decided(version):
             return dataclasses.replace(_as_it_is(version), unchanged=True)
-        if version is not None and CHAMPION in version.aliases:
+        if version is not None and CHAMPION in version.aliases and not dry_run:
             # Broken off after the alias had moved: what is left is to say so.
-            return _as_it_is(crown(self.registry, version, version.tags["verdict"]))
+            return _as_it_is(complete(self.registry, version))
         made = self.source.make()
         if dry_run:
             return self._foreseen(made)
@@ -136,7 +136,7 @@ class Promotion:
     def _is_decided(self, version: Version) -> bool:
         """Whether nothing is left to do; one that was refused is looked at again."""
         if CHAMPION in version.aliases:
-            return version.gate != PENDING
+            return version.gate not in UNDECIDED
         return version.gate in (FIRST, PASSED, FORCED) and self.terms.force is None
 
     def _register(self, made: Made) -> Version:
@@ -155,7 +155,8 @@ class Promotion:
             run = mine[0] if mine else client.create_run(where, run_name=source.name, tags=tags)
             run_id, model_uri = run.info.run_id, run.data.tags.get("model_uri")
             if model_uri is None:
-                client.log_text(run_id, "\n".join(made.seen), SEEN)
+                if made.seen is not None:
+                    client.log_text(run_id, "\n".join(made.seen), SEEN)
                 model_uri = self._logged(run_id, made)
                 client.set_tag(run_id, "model_uri", model_uri)
         return registry.create(
@@ -178,19 +179,18 @@ class Promotion:
         registry = self.registry
         while True:
             champion = registry.champion(version.name)
-            if champion is not None:
-                registry.point(CHALLENGER, version)
             checks = self._checks(made, champion)
             verdict = self._verdict(champion, checks)
             version = registry.tag(version, self._kept(champion, checks, verdict))
             check_ours(registry, version)
-            if verdict == REFUSED:
+            if champion is not None or verdict == REFUSED:
                 registry.point(CHALLENGER, version)
+            if verdict == REFUSED:
                 version = registry.tag(version, {"gate": REFUSED})
                 break
             now = registry.champion(version.name)
             if (now and now.number) == (champion and champion.number):
-                version = crown(registry, version, verdict)
+                version = crown(registry, version)
                 break
         return dataclasses.replace(_as_it_is(version), made=made, checks=checks)
 
@@ -253,7 +253,9 @@ class Promotion:
             )
         truth = source.deciding_images(max(size, made.detector.config.image_size))
         scored = score(theirs.predictor.model, images, theirs.predictor.use_head)
-        return checks + compare(at_size(made.scored, truth), at_size(scored, truth), self.terms.margin)
+        return checks + compare(
+            at_size(made.scored, truth), at_size(scored, truth), self.terms.margin
+        )
 
     def _fetched(self, version: Version) -> Detector:
         with tempfile.TemporaryDirectory() as folder:

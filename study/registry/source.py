@@ -21,7 +21,8 @@ class Made:
     Attributes:
         detector: with its thresholds.
         example: (H, W, 3) uint8, an image that it may be asked about.
-        seen: digests of the images that trained, chose or calibrated it, at its own size.
+        seen: digests of the images that trained, chose or calibrated it, at its own size; None
+            where that is not known.
         scored: what it says of the images that decide; None where there are none.
         figures: its metrics on them, with intervals.
         speed: what inspecting costs here.
@@ -32,7 +33,7 @@ class Made:
 
     detector: Detector
     example: np.ndarray
-    seen: tuple[str, ...]
+    seen: tuple[str, ...] | None
     scored: ScoredImages | None
     figures: tuple[Figure, ...]
     speed: Speed

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from study.leases import describe, is_gone, this_process
+from study.registry.champions import complete
 from study.registry.versions import (
     CHAMPION,
     DISCARDED,
@@ -103,7 +104,7 @@ def discard(registry: Registry, name: str, number: int) -> Version:
     if here and _is_held(version):
         raise RegistryError(f"{_at_work(version)}; stop that process first")
     if CHAMPION in version.aliases:
-        return registry.tag(version, {"gate": version.tags["verdict"]})
+        return complete(registry, version)
     return registry.tag(version, {"gate": DISCARDED})
 
 

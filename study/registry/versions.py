@@ -40,6 +40,7 @@ BEFORE, MOST_BEFORE = "champions_before", 50
 SEEN = "seen_images.txt"
 SQLITE = "sqlite:///"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+_USE = "The version with the alias champion is the one in use: `models:/{name}@champion`."
 _AGAIN = "when it is back, the same command goes on where this one ended"
 
 
@@ -200,7 +201,7 @@ class Registry:
         tags = {**tags, "promotion": promotion, "gate": PENDING, "promoter": promoter_tag()}
         with self.asked():
             try:
-                self.client.create_registered_model(name)
+                self.client.create_registered_model(name, description=_USE.format(name=name))
             except MlflowException as e:
                 if e.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
