@@ -80,7 +80,7 @@ class FromRegistry:
                 fetched = fetch_detector(version.uri, Path(folder), self.registry.uri)
             except ModelFilesError as e:
                 raise RegistryError(f"{e}; give the same command again") from e
-            detector = Detector.load(fetched)
+            detector = Detector.load(fetched.folder)
         seen = self.registry.seen_images(version)
         model, use_head = detector.predictor.model, detector.predictor.use_head
         size = detector.config.image_size

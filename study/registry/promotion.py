@@ -260,7 +260,8 @@ class Promotion:
     def _fetched(self, version: Version) -> Detector:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return Detector.load(fetch_detector(version.uri, Path(folder), self.registry.uri))
+                fetched = fetch_detector(version.uri, Path(folder), self.registry.uri)
+                return Detector.load(fetched.folder)
             except ModelFilesError as e:
                 raise RegistryError(f"{e}; when it can be had, give the same command again") from e
 

@@ -11,6 +11,7 @@ new version its number, with its tags, and to move one alias. So
   (`study.registry.champions`).
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -74,6 +75,10 @@ class Version:
     def gate(self) -> str:
         """What became of it; empty of a version that somebody else registered."""
         return self.tags.get("gate", "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**dataclasses.asdict(self), "gate": self.gate}
 
     @property
     def uri(self) -> str:
@@ -171,6 +176,26 @@ class Registry:
                 return version
         known = ", ".join(str(version.number) for version in versions)
         raise RegistryError(f"{name} has no version {number}; it has {known}")
+
+    def version_of(self, model_uri: str) -> Version:
+        """The version that models:/NAME@ALIAS or models:/NAME/VERSION means.
+
+        Raises:
+            RegistryError: if that is no such address, or there is none.
+        """
+        found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri)
+        if found is None:
+            raise RegistryError(
+                f"{model_uri!r} names no version; give models:/NAME@champion or "
+                "models:/NAME/VERSION"
+            )
+        name, alias, number = found.groups()
+        if number is not None:
+            return self.version(name, int(number))
+        for version in self.known_versions(name):
+            if alias in version.aliases:
+                return version
+        raise RegistryError(f"{name} has no version with the alias {alias!r}")
 
     def champion(self, name: str) -> Version | None:
         """The version in use; None where there is none."""
