@@ -6,7 +6,6 @@ Then it is registered as a pending version, and decided about when its turn has 
 
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,9 +164,6 @@ class Promotion:
 
     def _logged(self, run_id: str, made: Made) -> str:
         """MLflow's address of the model, once it is logged into a run."""
-        # It would print the run's address over HTTP, and a bar for each file.
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.registry.uri)
         mlflow.set_registry_uri(self.registry.uri)
         with mlflow.start_run(run_id=run_id):

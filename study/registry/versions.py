@@ -114,6 +114,9 @@ class Registry:
     def __init__(self, uri: str, *, make: bool = False) -> None:
         # A request to create, sent again because its answer was lost, would create two.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        # Else a run's address is printed whenever one ends, and a bar for each file.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.uri = uri
         if not make and uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE).partition("?")[0])
