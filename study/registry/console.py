@@ -129,7 +129,7 @@ def comparison(name: str, champion: Version | None, challenger: Version | None) 
             against = version.tags.get("gate_champion")
             of = f" against version {against}" if against else ""
             lines.append(f"The gate's checks of the {alias}{of}:")
-            lines += [Padding(Text(check), (0, 0, 0, 2)) for check in checks.split("; ")]
+            lines += [Padding(Text(check), (0, 0, 0, 2)) for check in checks.splitlines()]
     return lines
 
 

@@ -177,7 +177,7 @@ class Promotion:
             champion = registry.champion(version.name)
             checks = self._checks(made, champion)
             verdict = self._verdict(champion, checks)
-            version = registry.tag(version, self._kept(champion, checks, verdict))
+            version = registry.tag(version, self._kept(champion, made, checks, verdict))
             check_ours(registry, version)
             if champion is not None or verdict == REFUSED:
                 registry.point(CHALLENGER, version)
@@ -196,19 +196,27 @@ class Promotion:
         return REFUSED if self.terms.force is None else FORCED
 
     def _kept(
-        self, champion: Version | None, checks: tuple[Check, ...], verdict: str
+        self, champion: Version | None, made: Made, checks: tuple[Check, ...], verdict: str
     ) -> dict[str, Any]:
         """The tags that the gate leaves, whatever it says."""
         tags: dict[str, Any] = {"verdict": verdict}
         if checks:
-            tags["gate_checks"] = "; ".join(check.text for check in checks)
+            tags["gate_checks"] = "\n".join(check.text for check in checks)
             tags["gate_figures"] = json.dumps([dataclasses.asdict(check) for check in checks])
         if champion is not None:
             tags["gate_champion"] = champion.number
-            tags["gate_images"] = self.source.decided_on or "none"
+            tags["gate_images"] = self._images(made)
         if verdict == FORCED:
             tags["force_reason"] = self.terms.force
         return tags
+
+    def _images(self, made: Made) -> str:
+        """What decided, and how many of them."""
+        if made.scored is None:
+            return "none"
+        defective = int(made.scored.labels.sum())
+        normal = len(made.scored.labels) - defective
+        return f"{self.source.decided_on}: {normal} normal, {defective} defective"
 
     def _checks(self, made: Made, champion: Version | None) -> tuple[Check, ...]:
         """All that the gate asks: limits of anyone, and what the champion does of a later one."""

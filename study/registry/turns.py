@@ -63,11 +63,11 @@ def wait_turn(
             return version
         if not fresh:
             version = registry.tag(version, {"gate": WAITING})
-        if time.monotonic() >= end:
-            raise RegistryError(_at_work(ahead[0]))
         if not told:
             tell(f"waiting for version {ahead[0].number}, which {_whose(ahead[0])} promotes")
             told = True
+        if time.monotonic() >= end:
+            raise RegistryError(_at_work(ahead[0]))
         # Not in step with another one that steps back.
         time.sleep(min(LOOK_SECONDS, seconds / 10) * random.uniform(0.5, 1.0))
 

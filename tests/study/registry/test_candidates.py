@@ -30,7 +30,7 @@ def grid(tmp_path):
 
 def keep_checkpoints(study):
     ledger = study[-1]
-    for key in ledger.keys():
+    for key in list(ledger.keys()):
         ledger.storage.write(f"{ledger.folder(key)}/{CHECKPOINT}", b"weights")
     return study
 
