@@ -36,10 +36,8 @@ class DriftResult:
     def line(self) -> str:
         """What a user is told."""
         if self.p_value is None:
-            return (
-                f"drift: not known; {self.images} images say nothing, give at least "
-                f"{self.least_images} at a time"
-            )
+            few = "1 image says" if self.images == 1 else f"{self.images} images say"
+            return f"drift: not known; {few} nothing, give at least {self.least_images} at a time"
         figures = f"Kolmogorov-Smirnov distance {self.statistic:.2f}, p = {self.p_value:.2g}"
         if self.drifted:
             return (
@@ -47,7 +45,9 @@ class DriftResult:
                 f"calibration images ({figures}); unless most of them are defective, look at "
                 "camera, light and position"
             )
-        return f"drift: none seen in {self.images} images ({figures})"
+        return (
+            f"drift: none seen in {self.images} images ({figures}; below {LEVEL:g} would be some)"
+        )
 
 
 def drift(normal_scores: Sequence[float], batch_scores: Sequence[float]) -> DriftResult:

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     encoder_commands.add_parser(commands)
     promote_command.add_parser(commands)
-    predict_command.add_parser(commands)
+    predict_command.add_parser(commands, asked="predict" in arguments)
     given = parser.parse_args(arguments)
     try:
         if given.command == "predict":

@@ -14,6 +14,8 @@ import binascii
 import dataclasses
 import json
 import os
+import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from ffcad.map_files import map_to_png
 
 ROOT_VARIABLE = "FFCAD_IMAGE_ROOT"
 COLUMNS = ("score", "defect", "anomaly_map", "regions", "error", "drift")
+# Most lines send one image at a time, and a batch of one can never be called drifted.
+RECENT = 200
 # A file of a few kilobytes can claim to be an image that fills the memory.
 MOST_PIXELS = 64_000_000
 # Less is a row of pixels: a single image that was sent where a batch belongs.
@@ -49,6 +53,8 @@ class DetectorModel(PythonModel):
         self.detector = Detector.load(
             Path(context.artifacts["detector"]), context.model_config["device"]
         )
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.recent_lock = threading.Lock()
         root = os.environ.get(ROOT_VARIABLE)
         self.root = None if not root else Path(root).resolve()
         if self.root is not None and not self.root.is_dir():
@@ -70,8 +76,9 @@ class DetectorModel(PythonModel):
             In the rows' order: `score`; `defect`, the verdict; `anomaly_map`, base64 of a 16-bit
             PNG of the model's size, whose value v stands for v / 65535 * 2; `regions`, JSON, boxes
             [x0, y0, x1, y1] and areas in pixels of the image that was sent, and the map's peak;
-            `error`; and `drift`, JSON, the same in each row: whether the scores of these rows are
-            still those of normal images.
+            `error`; and `drift`, JSON, the same in each row: whether the scores of these rows
+            (`batch`), and of the last `RECENT` that this process has seen (`recent`), are still
+            those of normal images.
 
         Raises:
             MlflowException: if there is neither column.
@@ -82,14 +89,22 @@ class DetectorModel(PythonModel):
         inspected = {i: next(found) for i in range(len(rows)) if i not in errors}
         scores = [inspection.score for inspection in inspected.values()]
         normal = self.detector.calibration.normal_scores
-        of_batch = json.dumps(dataclasses.asdict(drift(normal, scores)))
+        of_batch = dataclasses.asdict(drift(normal, scores))
+        of_recent = dataclasses.asdict(drift(normal, self._recent_with(scores)))
+        drifts = json.dumps({"batch": of_batch, "recent": of_recent})
         maps = params is None or params["maps"]
         answers = [
-            {**_answer(inspected.get(i), maps), "error": errors.get(i), "drift": of_batch}
+            {**_answer(inspected.get(i), maps), "error": errors.get(i), "drift": drifts}
             for i in range(len(rows))
         ]
         # As objects, because a missing number would become NaN, which is no JSON.
         return pd.DataFrame(answers, columns=list(COLUMNS), index=rows.index, dtype=object)
+
+    def _recent_with(self, scores: list[float]) -> list[float]:
+        """The last scores, those of this call among them; several threads call at once."""
+        with self.recent_lock:
+            self.recent.extend(scores)
+            return list(self.recent)
 
     def _images(self, rows: pd.DataFrame, errors: dict[int, str]) -> Iterator[np.ndarray]:
         """Those that can be read, one in memory at a time; `errors` gets the other rows."""

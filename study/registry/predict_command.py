@@ -8,10 +8,13 @@ from pathlib import Path
 from study.config import StudyError
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Adds the command."""
-    from ffcad.commands.predict import add_arguments
+def add_parser(commands: argparse._SubParsersAction, *, asked: bool) -> None:
+    """Adds the command.
 
+    Args:
+        commands: gets it.
+        asked: whether the user means this one; the others do not wait for its imports.
+    """
     predict = commands.add_parser(
         "predict",
         help="inspects image files with a registered model",
@@ -20,7 +23,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "inspected.",
     )
     predict.add_argument("model", help="models:/NAME@champion or models:/NAME/VERSION")
-    add_arguments(predict)
+    if asked:
+        from ffcad.commands.predict import add_arguments
+
+        add_arguments(predict)
     predict.add_argument(
         "--tracking-uri",
         help="of the MLflow with the registry (default: SQLite in the folder runs)",

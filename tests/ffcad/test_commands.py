@@ -127,6 +127,8 @@ def test_a_setting_that_cannot_be(setting: str, message: str):
         ("predict NOWHERE FILE --out OUT", "NOWHERE"),
         ("predict FILE FILE --out OUT", "FILE"),
         ("predict CHECKPOINT NOWHERE --out OUT", "NOWHERE: no such file or folder"),
+        ("predict EMPTY FILE --out OUT", "give a folder with a detector"),
+        ("predict CHECKPOINT FILE --out OUT --monitor", "--monitor needs the scores"),
         ("predict CHECKPOINT EMPTY --out OUT", "no image in it"),
         ("predict CHECKPOINT FILE --out OUT --masks NOWHERE", "--masks"),
         ("predict CHECKPOINT FILE --out OUT --masks EMPTY", "FILE_mask.png"),
