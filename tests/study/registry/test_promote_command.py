@@ -18,7 +18,11 @@ from study.registry.command import REFUSED_CODE
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 
-pytestmark = pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning"),
+    # MLflow's models say so when they are imported.
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
+]
 
 MODEL = "ffcad-synthetic-dial"
 

@@ -16,7 +16,11 @@ from study.registry.scoring import content
 from study.registry.terms import Terms
 from study.registry.versions import Registry, RegistryError
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's models say so when they are imported.
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
+]
 
 CHAMPION, CHALLENGER = ("champion",), ("challenger",)
 GOOD, BAD = 1, -1

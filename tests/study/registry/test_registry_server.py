@@ -11,7 +11,11 @@ from study.registry.promotion import Promotion
 from study.registry.terms import Terms
 from study.registry.versions import Registry, RegistryError
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's models say so when they are imported.
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
+]
 
 
 def test_a_server_that_is_down_for_a_while_ends_with_one_champion(tmp_path, capfd):
