@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(arguments[1:])
     from study import encoder_commands, report_command
     from study.registry import command as promote_command
+    from study.registry import flags as promote_flags
     from study.registry import predict_command
 
     if arguments[:1] == ["encoders"] and "make" in arguments:
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in (status, sync, report):
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     encoder_commands.add_parser(commands)
-    promote_command.add_parser(commands)
+    promote_flags.add_parser(commands)
     predict_command.add_parser(commands, asked="predict" in arguments)
     given = parser.parse_args(arguments)
     try:

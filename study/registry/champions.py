@@ -4,12 +4,12 @@ Each version that becomes champion gets a tag with the numbers of all champions 
 the alias. It is harmless until the alias moves, and needed from then on.
 """
 
+from study.registry.mlflow_registry import Registry
 from study.registry.versions import (
     BEFORE,
     CHALLENGER,
     CHAMPION,
     MOST_BEFORE,
-    Registry,
     RegistryError,
     Version,
 )

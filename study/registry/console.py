@@ -9,14 +9,7 @@ from study.registry.candidates import Candidate
 from study.registry.from_fit import FromFit
 from study.registry.gate import IMAGE_AUROC, PIXEL_AP
 from study.registry.promotion import Promoted
-from study.registry.versions import (
-    DISCARDED,
-    FIRST,
-    FORCED,
-    PASSED,
-    REFUSED,
-    Version,
-)
+from study.registry.versions import DISCARDED, FIRST, FORCED, PASSED, REFUSED, Version
 
 Line = str | Text | Table | Padding
 # Rows of a comparison that every version has, in this order; others of the tags do not matter.
@@ -39,7 +32,7 @@ COMPARED = (
     ("peak memory, MB", "peak_memory_mb"),
     ("size, MB", "size_mb"),
     ("gate", "gate"),
-    ("forced because", "force_reason"),
+    ("reason of --force", "force_reason"),
     ("rolled back because", "rolled_back"),
 )
 

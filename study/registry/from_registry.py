@@ -11,11 +11,12 @@ from ffcad.datasets.cache import digest_of
 from ffcad.detector import Detector
 from study.config import StudyError
 from study.registry.gate import figures
+from study.registry.mlflow_registry import Registry
 from study.registry.model_files import ModelFilesError, fetch_detector
 from study.registry.scoring import gate_images, known_paths, measure_speed, score
 from study.registry.source import Made, files_mb
 from study.registry.terms import Terms
-from study.registry.versions import UNDECIDED, Registry, RegistryError, Version
+from study.registry.versions import UNDECIDED, RegistryError, Version
 
 # Tags of a version that are about the registry that it is in.
 OF_REGISTRY = (

@@ -19,6 +19,7 @@ from ffcad.detector import Detector, DetectorError
 from study.mlflow_runs import experiment_id
 from study.registry.champions import complete, crown
 from study.registry.gate import Check, compare, refused, within
+from study.registry.mlflow_registry import Registry
 from study.registry.model_files import ModelFilesError, fetch_detector, log_detector
 from study.registry.scoring import at_size, known_paths, score
 from study.registry.source import Made, Source
@@ -33,7 +34,6 @@ from study.registry.versions import (
     REFUSED,
     SEEN,
     UNDECIDED,
-    Registry,
     RegistryError,
     Version,
 )
@@ -206,7 +206,7 @@ class Promotion:
         if champion is not None:
             tags["gate_champion"] = champion.number
             tags["gate_images"] = self._images(made)
-        if verdict == FORCED:
+        if self.terms.force is not None:
             tags["force_reason"] = self.terms.force
         return tags
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from study.leases import describe, is_gone, this_process
 from study.registry.champions import complete
+from study.registry.mlflow_registry import Registry
 from study.registry.versions import (
     CHAMPION,
     DISCARDED,
     PENDING,
     UNDECIDED,
     WAITING,
-    Registry,
     RegistryError,
     Version,
     minutes_old,

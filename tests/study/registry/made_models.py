@@ -15,9 +15,10 @@ from ffcad.detector import Detector
 from ffcad.model import FFCAD
 from study.registry.bootstrap import ScoredImages
 from study.registry.gate import figures
+from study.registry.mlflow_registry import Registry
 from study.registry.scoring import Speed
 from study.registry.source import Made, files_mb
-from study.registry.versions import BEFORE, Registry
+from study.registry.versions import BEFORE
 
 NAME = "ffcad-made-dial"
 CONFIG = TrainConfig(

@@ -11,10 +11,11 @@ from made_models import NAME, MadeSource, deciding_images, state
 
 from study.registry.champions import roll_back
 from study.registry.from_registry import FromRegistry
+from study.registry.mlflow_registry import Registry
 from study.registry.promotion import Promotion
 from study.registry.scoring import content
 from study.registry.terms import Terms
-from study.registry.versions import Registry, RegistryError
+from study.registry.versions import RegistryError
 
 pytestmark = [
     pytest.mark.slow,
@@ -190,7 +191,7 @@ from pathlib import Path
 from made_models import MadeSource
 from study.registry.promotion import Promotion
 from study.registry.terms import Terms
-from study.registry.versions import Registry
+from study.registry.mlflow_registry import Registry
 uri, folder, identity, other = sys.argv[1:]
 registry, source = Registry(uri), MadeSource(Path(folder), identity)
 made = source.make()

@@ -7,9 +7,10 @@ import pytest
 from made_models import NAME, MadeSource, state
 from test_tracking_servers import Server
 
+from study.registry.mlflow_registry import Registry
 from study.registry.promotion import Promotion
 from study.registry.terms import Terms
-from study.registry.versions import Registry, RegistryError
+from study.registry.versions import RegistryError
 
 pytestmark = [
     pytest.mark.slow,

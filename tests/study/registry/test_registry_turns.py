@@ -8,6 +8,7 @@ from made_models import NAME, other_process, state
 
 from study.mlflow_runs import make_database
 from study.registry.champions import crown, roll_back
+from study.registry.mlflow_registry import Registry
 from study.registry.turns import check_ours, discard, wait_turn
 from study.registry.versions import (
     CHAMPION,
@@ -17,7 +18,6 @@ from study.registry.versions import (
     PENDING,
     REFUSED,
     WAITING,
-    Registry,
     RegistryError,
     model_name,
 )
