@@ -9,6 +9,7 @@ from study.registry.versions import (
     BEFORE,
     CHALLENGER,
     CHAMPION,
+    FORCED,
     MOST_BEFORE,
     RegistryError,
     Version,
@@ -28,7 +29,8 @@ def crown(registry: Registry, version: Version) -> Version:
 def complete(registry: Registry, version: Version) -> Version:
     """Does what is left to do once the alias has moved to a version."""
     registry.unpoint(CHALLENGER, version)
-    return registry.tag(version, {"gate": version.tags["verdict"]})
+    # Without a verdict somebody has pointed the alias at it by hand.
+    return registry.tag(version, {"gate": version.tags.get("verdict") or FORCED})
 
 
 def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Version]:

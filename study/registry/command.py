@@ -149,7 +149,7 @@ def _look_after(mode: str, flags: dict[str, Any], storage: Storage, console: Con
 def _ended(promoted: list[Any], registry: Any, flags: dict[str, Any], console: Console) -> int:
     from study.registry.versions import REFUSED
 
-    refused = [one for one in promoted if one.verdict == REFUSED]
+    refused = [one for one in promoted if one.verdict == REFUSED and not one.champion]
     if flags["json"]:
         document = {"registry": registry.uri, "promoted": [one.to_dict() for one in promoted]}
         _say(console, document, True)

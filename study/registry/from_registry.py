@@ -16,7 +16,7 @@ from study.registry.model_files import ModelFilesError, fetch_detector
 from study.registry.scoring import gate_images, known_paths, measure_speed, score
 from study.registry.source import Made, files_mb
 from study.registry.terms import Terms
-from study.registry.versions import UNDECIDED, RegistryError, Version
+from study.registry.versions import FIRST, FORCED, PASSED, REFUSED, RegistryError, Version
 
 # Tags of a version that are about the registry that it is in.
 OF_REGISTRY = (
@@ -38,14 +38,19 @@ class FromRegistry:
         terms: what is asked; nothing is calibrated or trained again.
 
     Raises:
-        RegistryError: if the version is not decided about.
+        RegistryError: if the version is not decided about, or was refused.
     """
 
     def __init__(self, version: Version, registry: Registry, folder: Path, terms: Terms) -> None:
-        if not version.gate or version.gate in UNDECIDED:
+        if version.gate not in (FIRST, PASSED, FORCED, REFUSED):
+            gate = version.gate or "nothing, so this project did not promote it"
             raise RegistryError(
-                f"version {version.number} of {version.name} cannot be copied: its gate says "
-                f"{version.gate or 'nothing, so this project did not promote it'}"
+                f"version {version.number} of {version.name} cannot be copied: its gate says {gate}"
+            )
+        if version.gate == REFUSED and terms.force is None:
+            raise RegistryError(
+                f"version {version.number} of {version.name} was refused where it is; copy the "
+                "champion, or give --force REASON"
             )
         self.version, self.registry, self.terms = version, registry, terms
         self.name, self.experiment, self.folder = version.name, version.name, folder
@@ -97,14 +102,8 @@ class FromRegistry:
             scored, example = score(model, images, use_head), np.asarray(images.images[0])
             found = tuple(figures(scored))
         speed, size_mb = measure_speed(model, use_head), files_mb(detector)
-        tags = {
-            name: value
-            for name, value in version.tags.items()
-            if name not in OF_REGISTRY and not name.startswith("gate")
-        }
-        tags |= {f"gate_{figure.metric}": str(figure) for figure in found}
+        tags = self._tags() | {f"gate_{figure.metric}": str(figure) for figure in found}
         tags |= {key: f"{value:.4g}" for key, value in dataclasses.asdict(speed).items()}
-        tags |= {"copied_from": self.registry.uri, "copied_version": str(version.number)}
         return Made(
             detector=detector,
             example=example,
@@ -116,3 +115,13 @@ class FromRegistry:
             tags=tags,
             description=version.description,
         )
+
+    def _tags(self) -> dict[str, str]:
+        """Those that are about the model, and where it comes from."""
+        of_model = {
+            name: value
+            for name, value in self.version.tags.items()
+            if name not in OF_REGISTRY and not name.startswith("gate")
+        }
+        source = {"copied_from": self.registry.uri, "copied_version": str(self.version.number)}
+        return of_model | source
