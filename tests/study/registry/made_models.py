@@ -40,6 +40,7 @@ def detector(seed=0):
     return Detector(FFCAD(CONFIG), CALIBRATION, use_head=True, device="cpu")
 
 
+@cache
 def deciding_images(image_size):
     return load_category("synthetic", None, "dial", image_size, select_on="holdout").report
 
