@@ -55,13 +55,15 @@ def registry(with_champion, tmp_path):
 
 
 class Failing:
-    """A client that dies at one call: the n-th, or the first of a name.
+    """A client that dies at one writing call: the n-th, or the first of a name.
 
     Args:
         client: of MLflow.
         at: number from 0 on, or name.
         before: whether the call has no effect; else only its answer is lost.
     """
+
+    READS = ("get_", "search_", "list_", "download_")
 
     def __init__(self, client, at, before):
         self.client, self.at, self.before, self.calls, self.dead = client, at, before, 0, False
@@ -72,6 +74,8 @@ class Failing:
         def call(*arguments, **more):
             if self.dead:
                 raise ConnectionError("the registry is down")
+            if name.startswith(self.READS):
+                return method(*arguments, **more)
             if self.at in (name, self.calls):
                 self.dead = True
                 if not self.before:
@@ -169,9 +173,9 @@ def test_whenever_the_registry_dies_the_same_command_completes_it(
     whole = copy("whole.db")
     client = whole.client = Failing(whole.client, None, before)
     promote(whole, tmp_path, "next", skill)
-    expected, calls = outcome(whole), client.calls
-    assert calls > 10
-    for n in range(calls):
+    expected = outcome(whole)
+    assert client.calls >= 8
+    for n in range(client.calls):
         registry = copy(f"{n}.db")
         healthy = registry.client
         registry.client = Failing(healthy, n, before)
@@ -182,7 +186,7 @@ def test_whenever_the_registry_dies_the_same_command_completes_it(
         assert champion.number == 1 or (skill == GOOD and champion.tags["verdict"] == "passed")
         registry.client = healthy
         promote(registry, tmp_path, "next", skill)
-        assert outcome(registry) == expected, f"died at call {n}"
+        assert outcome(registry) == expected, f"died at writing {n}"
 
 
 SCRIPT = """
