@@ -35,6 +35,8 @@ from study.registry.versions import (
 )
 
 SQLITE = "sqlite:///"
+# What MLflow's address of a logged model begins with; its id follows.
+LOGGED = "models:/"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 _USE = "The version with the alias champion is the one in use: `models:/{name}@champion`."
 _AGAIN = "when it is back, the same command goes on where this one ended"
@@ -174,7 +176,13 @@ class Registry:
                 if e.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             made = self.client.create_model_version(
-                name, source, run_id=run, tags=_cut(tags), description=description
+                name,
+                source,
+                run_id=run,
+                tags=_cut(tags),
+                description=description,
+                # A server wants it said that the source is this one.
+                model_id=source.removeprefix(LOGGED) if source.startswith(LOGGED) else None,
             )
         mine = self.of_promotion(name, promotion)
         if mine.number != int(made.version):  # Somebody gave the same command at the same time.

@@ -142,6 +142,9 @@ class Promotion:
         """Logs the model into a run of its own, and registers it as pending."""
         registry, source = self.registry, self.source
         client = registry.client
+        # Whatever a client is told, MLflow looks logged models up where its globals point.
+        mlflow.set_tracking_uri(registry.uri)
+        mlflow.set_registry_uri(registry.uri)
         with registry.asked():
             where = experiment_id(client, registry.uri, source.experiment, source.folder)
             mine = client.search_runs(
@@ -164,8 +167,6 @@ class Promotion:
 
     def _logged(self, run_id: str, made: Made) -> str:
         """MLflow's address of the model, once it is logged into a run."""
-        mlflow.set_tracking_uri(self.registry.uri)
-        mlflow.set_registry_uri(self.registry.uri)
         with mlflow.start_run(run_id=run_id):
             name = self.source.name
             return log_detector(made.detector, artifact_name=name, example=made.example).model_uri
