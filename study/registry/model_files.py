@@ -19,7 +19,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -153,8 +152,8 @@ def fetch_detector(model_uri: str, folder: Path, tracking_uri: str) -> FetchedDe
         raise ModelFilesError(  # MLflow would make an empty one
             f"{tracking_uri}: no such database; give --tracking-uri of the MLflow with the model"
         )
-    client = MlflowClient(tracking_uri, tracking_uri)
     try:
+        client = MlflowClient(tracking_uri, tracking_uri)
         if alias:
             number = client.get_model_version_by_alias(name, alias).version
         source = client.get_model_version_download_uri(name, number)
@@ -164,14 +163,14 @@ def fetch_detector(model_uri: str, folder: Path, tracking_uri: str) -> FetchedDe
             dst_path=str(folder),
             tracking_uri=tracking_uri,
         )
-    except MlflowException as e:
-        reason = " ".join(e.message.split())[:300]
-        raise ModelFilesError(f"{model_uri} cannot be had from {tracking_uri}: {reason}") from e
     except OSError as e:
         raise ModelFilesError(
             f"{model_uri}, version {number}: there is no detector in its files "
             f"({e.strerror or e}); was it registered by ffcad-study?"
         ) from e
+    except Exception as e:  # whatever a database or a server makes MLflow raise
+        reason = " ".join(str(e).split())[:300]
+        raise ModelFilesError(f"{model_uri} cannot be had from {tracking_uri}: {reason}") from e
     return FetchedDetector(Path(found), f"{name}, version {number}")
 
 
