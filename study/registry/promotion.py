@@ -180,9 +180,8 @@ class Promotion:
             verdict = self._verdict(champion, checks)
             version = registry.tag(version, self._kept(champion, made, checks, verdict))
             check_ours(registry, version)
-            if champion is not None or verdict == REFUSED:
-                registry.point(CHALLENGER, version)
             if verdict == REFUSED:
+                registry.point(CHALLENGER, version)
                 version = registry.tag(version, {"gate": REFUSED})
                 break
             now = registry.champion(version.name)
