@@ -1,4 +1,4 @@
-"""Commands about studies: `python -m study run|status|sync|report|encoders|predict`."""
+"""Commands about studies: `python -m study run|status|sync|report|encoders|promote|predict`."""
 
 import argparse
 import dataclasses
@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(arguments[1:])
     from study import encoder_commands, report_command
+    from study.registry import command as promote_command
+    from study.registry import flags as promote_flags
     from study.registry import predict_command
 
     if arguments[:1] == ["encoders"] and "make" in arguments:
@@ -45,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in (status, sync, report):
         command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
     encoder_commands.add_parser(commands)
+    promote_flags.add_parser(commands)
     predict_command.add_parser(commands, asked="predict" in arguments)
     given = parser.parse_args(arguments)
     try:
@@ -55,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
             return _sync(storage, given.study, given.tracking_uri)
         if given.command == "report":
             return report_command.run(given, storage, PatientConsole())
+        if given.command == "promote":
+            return promote_command.run(given, storage, PatientConsole())
         if given.command == "encoders":
             return encoder_commands.run(given, storage, PatientConsole())
         return _status(storage, given.study, given.json)

@@ -3,7 +3,7 @@
 import time
 from statistics import median
 
-import torch
+import numpy as np
 
 from ffcad.config import TrainConfig
 from ffcad.model import FFCAD
@@ -17,12 +17,23 @@ def image_seconds(config: TrainConfig) -> float:
 
     The weights do not matter for it, so the model is a fresh one.
     """
-    device = pick_device(config.device)
-    model = FFCAD(config).to(device).eval()
-    image = torch.zeros((1, config.image_size, config.image_size, 3), dtype=torch.uint8).numpy()
+    return predict_seconds(FFCAD(config).to(pick_device(config.device)).eval(), 1)
+
+
+def predict_seconds(model: FFCAD, images: int, *, use_head: bool = True) -> float:
+    """Median time of so many images at once, in seconds.
+
+    Args:
+        model: on its device.
+        images: how many; they are black, because the pixels' values do not matter.
+        use_head: as for `predict`.
+    """
+    side = model.config.image_size
+    batch = np.zeros((images, side, side, 3), np.uint8)
     seconds = []
     for _ in range(WARM_UP + MEASURED):
         started = time.perf_counter()
-        predict(model, image)  # Its maps are on the CPU when it returns, so a GPU is done too.
+        # Its maps are on the CPU when it returns, so a GPU is done too.
+        predict(model, batch, use_head=use_head)
         seconds.append(time.perf_counter() - started)
     return median(seconds[WARM_UP:])

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Param, Run, RunTag
+from mlflow.entities import Param, Run, RunTag
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -53,28 +53,48 @@ def make_database(uri: str) -> None:
         os.replace(temporary, path)
 
 
-def find_experiment(
-    client: MlflowClient, name: str, study_id: str | None
-) -> tuple[str, Experiment | None]:
-    """A study's experiment: the one of its name, unless that is another storage's study's.
+def experiment_id(
+    client: MlflowClient,
+    uri: str,
+    name: str,
+    folder: Path,
+    *,
+    study_id: str | None = None,
+    note: str | None = None,
+) -> str:
+    """Finds an experiment, or makes it; one that was deleted is restored.
 
-    Two people who ask the same of one server have studies of one name, and each would take the
-    other's runs for what it left behind.
+    A study's is the one of its name, unless that is of a study on another storage: two people who
+    ask the same of one server have studies of one name, and each would take the other's runs for
+    what it left behind. Then some of the study's id is in the name.
 
     Args:
         client: of MLflow.
-        name: the study's.
-        study_id: of its document; None where it has none.
-
-    Returns:
-        The experiment's name, with some of the study's id where the plain one is taken; and the
-        experiment, if it is there.
+        uri: of MLflow.
+        name: the experiment's.
+        folder: of this machine, for its files where MLflow is no server.
+        study_id: of the study's document; None where it has none.
+        note: its description, where it is made.
     """
     found = client.get_experiment_by_name(name)
-    if found is None or study_id is None or found.tags.get(STUDY_ID, study_id) == study_id:
-        return name, found
-    own = f"{name} ({study_id[:8]})"
-    return own, client.get_experiment_by_name(own)
+    if found and study_id and found.tags.get(STUDY_ID, study_id) != study_id:
+        name = f"{name} ({study_id[:8]})"
+        found = client.get_experiment_by_name(name)
+    identity = {STUDY_ID: study_id} if study_id else {}
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        if STUDY_ID not in found.tags:
+            for key, value in identity.items():
+                client.set_experiment_tag(found.experiment_id, key, value)
+        return found.experiment_id
+    server = uri.startswith(("http:", "https:", "databricks"))
+    artifacts = (folder / "mlartifacts").resolve().as_uri()
+    return client.create_experiment(
+        name,
+        artifact_location=None if server else artifacts,
+        tags={**identity, **({} if note is None else {MLFLOW_RUN_NOTE: note})},
+    )
 
 
 @dataclass(kw_only=True)
@@ -135,24 +155,14 @@ class ExperimentRuns:
         uri = self.config.mlflow_uri
         make_database(uri)
         client = MlflowClient(uri)
-        name, found = find_experiment(client, self.config.name, study_id)
-        if found is None:
-            server = uri.startswith(("http:", "https:", "databricks"))
-            artifacts = (self.config.local_folder / "mlartifacts").resolve().as_uri()
-            self.id = client.create_experiment(
-                name,
-                artifact_location=None if server else artifacts,
-                tags={
-                    MLFLOW_RUN_NOTE: self.config.question,
-                    **({STUDY_ID: study_id} if study_id else {}),
-                },
-            )
-        else:
-            self.id = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                client.restore_experiment(self.id)
-            if study_id and STUDY_ID not in found.tags:
-                client.set_experiment_tag(self.id, STUDY_ID, study_id)
+        self.id = experiment_id(
+            client,
+            uri,
+            self.config.name,
+            self.config.local_folder,
+            study_id=study_id,
+            note=self.config.question,
+        )
         self.runs = {}
         token, pages = None, []
         while token or not pages:

@@ -10,7 +10,7 @@ than half of it was; thin and tiny defects are kept (`ffcad.datasets.images.resi
 """
 
 from ffcad.datasets.images import read_image
-from ffcad.datasets.loading import DATA_LAYOUTS, list_categories, load_category
+from ffcad.datasets.loading import DATA_LAYOUTS, list_categories, load_category, load_images
 from ffcad.datasets.records import CategoryData, DataError, Split, Textures
 from ffcad.datasets.splits import HOLDOUTS, PROTOCOLS
 from ffcad.datasets.textures import load_textures
@@ -25,6 +25,7 @@ __all__ = [
     "Textures",
     "list_categories",
     "load_category",
+    "load_images",
     "load_textures",
     "read_image",
 ]

@@ -110,6 +110,32 @@ def load_category(
     return _category_data(data, category, image_size, select_on, listing, decoded, assignment)
 
 
+def load_images(root: Path, image_size: int, *, cache: Path | None = None) -> Split:
+    """All images of a plain folder of one category, unsplit.
+
+    Args:
+        root: as `ffcad.datasets.folder` reads it.
+        image_size: side of the square that images are resized to, pixels.
+        cache: as in `load_category`.
+
+    Raises:
+        DataError: one line that names the file, or what else is wrong, and says what to do.
+    """
+    categories = list_categories("folder", root)
+    if len(categories) != 1:
+        raise DataError(
+            f"{root} holds {len(categories)} categories ({', '.join(categories[:3])}, ...); give "
+            "the folder of one"
+        )
+    try:
+        listing = folder.listing(Path(root), categories[0])
+    except OSError as error:
+        raise DataError(f"{root} cannot be read ({error})") from error
+    refuse(str(root), listing.problems)
+    decoded = decode(listing, image_size, cache)
+    return _split(listing, decoded, np.arange(len(listing.samples)))
+
+
 def _category_data(
     data: str,
     category: str,

@@ -1,0 +1,205 @@
+"""`python -m study promote`: a study's best fits become models in a registry, one the champion."""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from study.config import StudyConfig, StudyError
+from study.registry.flags import TERMS, mode_of
+from study.storage import Storage
+
+REFUSED_CODE = 3
+# Between two lines about a training.
+TELL_SECONDS = 10.0
+
+
+def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
+    """Does what was asked for; returns the exit code.
+
+    Raises:
+        StudyError: if that cannot be done, in one line.
+        LedgerError: if there is no such study, or its document cannot be read.
+        StorageError: if the storage fails.
+    """
+    flags = {"json": False, "tracking_uri": None, **vars(given)}
+    mode = mode_of(flags)
+    # After what costs nothing: these imports take seconds.
+    from ffcad.calibration import CalibrationError
+    from ffcad.checkpoint import CheckpointError
+    from ffcad.datasets import DataError
+    from ffcad.detector import DetectorError
+    from ffcad.encoder_weights import WeightsError
+    from ffcad.metrics import MetricError
+    from ffcad.training import NonFiniteLoss
+    from study.driver_log import silence_console
+
+    # Not from where it is written: MLflow comes with it, and brings the handlers that are silenced.
+    from study.registry.mlflow_registry import RegistryError
+
+    silence_console()
+    logging.getLogger().addHandler(logging.NullHandler())
+    wrong = (
+        CalibrationError,
+        CheckpointError,
+        DataError,
+        DetectorError,
+        MetricError,
+        NonFiniteLoss,
+        RegistryError,
+        WeightsError,
+    )
+    try:
+        if mode == "study":
+            return _promote(flags, storage, console)
+        if mode == "copy":
+            return _copy(flags, storage, console)
+        return _look_after(mode, flags, storage, console)
+    except wrong as e:
+        raise StudyError(" ".join(str(e).split())) from e
+
+
+def _promote(flags: dict[str, Any], storage: Storage, console: Console) -> int:
+    from study.driver_log import log_of
+    from study.registry.candidates import candidates
+    from study.registry.from_fit import FromFit
+    from study.registry.mlflow_registry import Registry
+    from study.registry.promotion import Promotion
+    from study.results import read_results
+    from study.trials import existing_study
+
+    terms = _terms(flags)
+    folder = existing_study(storage, flags["study"])
+    results = read_results(storage, flags["study"])
+    study: StudyConfig = results.config
+    wanted = tuple(dict.fromkeys(c for c in flags.get("categories", "").split(",") if c))
+    chosen = candidates(results, storage, flags.get("configuration"), wanted)
+    teller = _Teller(console, quiet=flags["json"])
+    with log_of(folder):
+        registry = Registry(flags["tracking_uri"] or study.mlflow_uri, make=True)
+        promoted = []
+        for candidate in chosen:
+            source = FromFit(candidate, study, storage, terms, teller.training)
+            teller.begin(candidate, source)
+            promotion = Promotion(source, registry, terms, teller.waiting)
+            promoted.append(promotion.run(dry_run="dry_run" in flags))
+            teller.done(promoted[-1])
+    return _ended(promoted, registry, flags, console)
+
+
+def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
+    from study.registry.from_registry import FromRegistry
+    from study.registry.mlflow_registry import SQLITE, Registry
+    from study.registry.promotion import Promotion
+
+    here = Registry(_uri(flags, storage))
+    there = Registry(flags["to"], make=True)
+    if here.uri == there.uri:
+        raise StudyError(f"--to {there.uri} is the registry that the model is in")
+    folder = storage.local or Path("runs").resolve()
+    if there.uri.startswith(SQLITE):  # Its files beside it, and not beside the first one's.
+        folder = Path(there.uri.removeprefix(SQLITE).partition("?")[0]).parent
+    terms, teller = _terms(flags), _Teller(console, quiet=flags["json"])
+    source = FromRegistry(here.version_of(flags["copy"]), here, folder, terms)
+    promotion = Promotion(source, there, terms, teller.waiting)
+    promoted = promotion.run(dry_run="dry_run" in flags)
+    teller.done(promoted)
+    return _ended([promoted], there, flags, console)
+
+
+def _look_after(mode: str, flags: dict[str, Any], storage: Storage, console: Console) -> int:
+    """Shows versions, or changes what they are."""
+    from study.registry import console as shown
+    from study.registry.champions import roll_back
+    from study.registry.mlflow_registry import Registry
+    from study.registry.turns import discard
+    from study.registry.versions import CHALLENGER, CHAMPION
+
+    registry = Registry(_uri(flags, storage))
+    document: Any
+    if mode == "list":
+        models = {name: registry.versions(name) for name in registry.names()}
+        document = {name: [v.to_dict() for v in versions] for name, versions in models.items()}
+        lines = shown.listing(models, registry.uri)
+    elif mode == "compare":
+        versions = registry.known_versions(flags["compare"])
+        pair = [next((v for v in versions if a in v.aliases), None) for a in (CHAMPION, CHALLENGER)]
+        document = {a: v and v.to_dict() for a, v in zip((CHAMPION, CHALLENGER), pair, strict=True)}
+        lines = shown.comparison(flags["compare"], *pair)
+    elif mode == "rollback":
+        reason = flags.get("reason", "no reason given")
+        former, now = roll_back(registry, flags["rollback"], reason)
+        document = {"was": former.to_dict(), "champion": now.to_dict()}
+        lines = [f"{now.name}: version {now.number} is champion again, after {former.number}"]
+    else:
+        name, _, number = flags["discard"].rpartition("/")
+        if not name or not number.isdigit():
+            raise StudyError(f"--discard takes MODEL/VERSION but got {flags['discard']!r}")
+        version = discard(registry, name, int(number))
+        document = version.to_dict()
+        lines = [f"{name}: version {number} is {version.gate} now"]
+    _say(console, document if flags["json"] else lines, flags["json"])
+    return 0
+
+
+def _ended(promoted: list[Any], registry: Any, flags: dict[str, Any], console: Console) -> int:
+    from study.registry.versions import REFUSED
+
+    refused = [one for one in promoted if one.verdict == REFUSED and not one.champion]
+    if flags["json"]:
+        document = {"registry": registry.uri, "promoted": [one.to_dict() for one in promoted]}
+        _say(console, document, True)
+    return REFUSED_CODE if refused else 0
+
+
+def _say(console: Console, what: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(what, indent=1))
+        return
+    for part in what:
+        console.print(part, highlight=False, markup=False)
+
+
+def _terms(flags: dict[str, Any]) -> Any:
+    from study.registry.terms import Terms
+
+    return Terms(**{name: flags[name] for name in TERMS if name in flags})
+
+
+def _uri(flags: dict[str, Any], storage: Storage) -> str:
+    folder = storage.local or Path("runs").resolve()
+    return flags["tracking_uri"] or f"sqlite:///{folder / 'mlflow.db'}"
+
+
+class _Teller:
+    """Says on the console what a promotion does, unless a program reads it."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+        self._told = time.monotonic()
+
+    def begin(self, candidate: Any, source: Any) -> None:
+        from study.registry.console import of_candidate
+
+        self._print(of_candidate(candidate, source))
+
+    def waiting(self, line: str) -> None:
+        self._print([f"  {line}"])
+
+    def training(self, progress: Any, iterations: int) -> None:
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._told = time.monotonic()
+            self._print([f"  trained again: {progress.iteration:,} of {iterations:,} iterations"])
+
+    def done(self, promoted: Any) -> None:
+        from study.registry.console import of_promoted
+
+        self._print(of_promoted(promoted))
+
+    def _print(self, lines: list[Any]) -> None:
+        if not self.quiet:
+            _say(self.console, lines, False)

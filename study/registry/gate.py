@@ -1,0 +1,156 @@
+"""Whether a new model may replace the one in use: pure functions of what both say of images.
+
+The images must have chosen neither model. The question is not whether the new one is shown to be
+better, which a small test set almost never can, but whether it is shown to be no worse than by a
+margin: the lower 95 % bound of the difference, paired by image, must exceed minus the margin.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ffcad.metrics import image_auroc, pixel_ap
+from study.registry.bootstrap import (
+    ScoredImages,
+    interval,
+    lower_bound,
+    resampled_image_auroc,
+    resampled_pixel_ap,
+    resamples,
+)
+
+# The figures that a model is judged by, and how each is had and resampled.
+IMAGE_AUROC, PIXEL_AP = "image_auroc", "pixel_ap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A metric of one model with its 95 % interval over images."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that a model must fulfil to become the champion.
+
+    Attributes:
+        name: what was looked at.
+        value: the figure.
+        bound: what it is held against.
+        passed: whether it holds.
+        text: one line that says so.
+        details: more figures, for programs.
+    """
+
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    text: str
+    details: dict[str, Any]
+
+
+def figures(scored: ScoredImages) -> list[Figure]:
+    """A model's metrics with intervals by resampling images; pixel AP where there are masks."""
+    counts = resamples(scored.labels)
+    found = [
+        _figure(
+            IMAGE_AUROC,
+            image_auroc(scored.scores, scored.labels),
+            resampled_image_auroc(scored, counts),
+        )
+    ]
+    if scored.masks is not None:
+        value = pixel_ap(scored.maps, scored.masks)
+        found.append(_figure(PIXEL_AP, value, resampled_pixel_ap(scored, counts)))
+    return found
+
+
+def compare(challenger: ScoredImages, champion: ScoredImages, margin: float) -> list[Check]:
+    """Holds a challenger against the champion on the same images.
+
+    Args:
+        challenger, champion: of the same images in the same order.
+        margin: how much worse the challenger may be, as a share of 1.
+
+    Returns:
+        A check of image AUROC, and one of pixel AP where there are masks.
+
+    Raises:
+        ValueError: if they are not the same images.
+    """
+    if not np.array_equal(challenger.labels, champion.labels):
+        raise ValueError("challenger and champion must be of the same images")
+    counts = resamples(challenger.labels)
+    checks = [
+        _difference(
+            IMAGE_AUROC,
+            image_auroc(challenger.scores, challenger.labels),
+            image_auroc(champion.scores, champion.labels),
+            resampled_image_auroc(challenger, counts) - resampled_image_auroc(champion, counts),
+            margin,
+        )
+    ]
+    if challenger.masks is not None:
+        checks.append(
+            _difference(
+                PIXEL_AP,
+                pixel_ap(challenger.maps, challenger.masks),
+                pixel_ap(champion.maps, champion.masks),
+                resampled_pixel_ap(challenger, counts) - resampled_pixel_ap(champion, counts),
+                margin,
+            )
+        )
+    return checks
+
+
+def within(name: str, value: float, most: float, unit: str) -> Check:
+    """Holds a cost against its limit."""
+    return Check(
+        name=name,
+        value=value,
+        bound=most,
+        passed=value <= most,
+        text=f"{name} {value:.4g} {unit}, at most {most:g} allowed"
+        + ("" if value <= most else f": {value - most:.3g} too much"),
+        details={},
+    )
+
+
+def refused(name: str, reason: str) -> Check:
+    """Something that no figure makes up for."""
+    return Check(name=name, value=0.0, bound=0.0, passed=False, text=reason, details={})
+
+
+def _figure(metric: str, value: float, resampled: np.ndarray) -> Figure:
+    low, high = interval(resampled)
+    return Figure(metric=metric, value=value, low=low, high=high)
+
+
+def _difference(
+    metric: str, challenger: float, champion: float, resampled: np.ndarray, margin: float
+) -> Check:
+    bound, difference = lower_bound(resampled), challenger - champion
+    passed = bound > -margin
+    text = (
+        f"{metric} {challenger:.3f} against the champion's {champion:.3f}, difference "
+        f"{difference:+.3f}, 95 % sure of more than {bound:+.3f}; needed: more than {-margin:+.3f}"
+    )
+    if not passed:
+        text += f", missed by {-margin - bound:.3f}"
+    return Check(
+        name=metric,
+        value=bound,
+        bound=-margin,
+        passed=passed,
+        text=text,
+        details={"challenger": challenger, "champion": champion, "difference": difference},
+    )

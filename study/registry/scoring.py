@@ -1,0 +1,102 @@
+"""The images that decide about a model, what a model says of them, and what it costs to ask."""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ffcad.datasets import DataError, Split, load_images
+from ffcad.model import FFCAD
+from ffcad.predictor import predict
+from study.latency import predict_seconds
+from study.machine import peak_memory_mb, reset_peak_memory
+from study.registry.bootstrap import ScoredImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What inspecting costs on the machine that promotes.
+
+    Attributes:
+        latency_ms: median of one image, from bytes to map and score, milliseconds.
+        images_per_second: in batches of the configuration's size, median.
+        peak_memory_mb: of the GPU where there is one, else of the process; 10**6 bytes.
+    """
+
+    latency_ms: float
+    images_per_second: float
+    peak_memory_mb: float
+
+
+def score(model: FFCAD, split: Split, use_head: bool) -> ScoredImages:
+    """What a model says of a split's images, which have its size."""
+    scores, maps = predict(model, split.images, use_head=use_head)
+    return ScoredImages(scores=scores, labels=split.labels, maps=maps, masks=split.masks)
+
+
+def at_size(scored: ScoredImages, truth: Split) -> ScoredImages:
+    """The same with maps of another size, so that models of two sizes face one ground truth.
+
+    Args:
+        scored: N images.
+        truth: the same images, with masks of the size that is wanted.
+    """
+    side = truth.images.shape[1]
+    maps = scored.maps
+    if maps.shape[1] != side:
+        tensor = torch.from_numpy(maps)[:, None]
+        resized = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)
+        maps = resized[:, 0].numpy()
+    return ScoredImages(scores=scored.scores, labels=truth.labels, maps=maps, masks=truth.masks)
+
+
+def measure_speed(model: FFCAD, use_head: bool) -> Speed:
+    """Times a model on this machine."""
+    reset_peak_memory()
+    batch = model.config.batch_size
+    seconds = predict_seconds(model, 1, use_head=use_head)
+    batch_seconds = predict_seconds(model, batch, use_head=use_head)
+    return Speed(
+        latency_ms=1000 * seconds,
+        images_per_second=batch / batch_seconds,
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def gate_images(folder: Path, image_size: int) -> Split:
+    """All images of a folder that are to decide.
+
+    Args:
+        folder: `good/` and a folder for each type of defect, `ground_truth/` if there are masks.
+        image_size: pixels.
+
+    Raises:
+        DataError: if it cannot be read, or has no normal or no defective image.
+    """
+    split = load_images(folder, image_size)
+    if split.labels.all() or not split.labels.any():
+        raise DataError(
+            f"--gate-data {folder}: {(~split.labels).sum()} normal and {split.labels.sum()} "
+            "defective images; a comparison needs both: good/ and a folder for each defect type"
+        )
+    return split
+
+
+def known_paths(split: Split, digests: Collection[str]) -> list[str]:
+    """The paths of a split's images whose digests are among those given."""
+    known = set(digests)
+    return [path for i, path in enumerate(split.paths) if digest(split.images[i]) in known]
+
+
+def content(split: Split) -> set[str]:
+    """Digests of the pixels of a split's images."""
+    return {digest(split.images[i]) for i in range(len(split))}
+
+
+def digest(image: np.ndarray) -> str:
+    """Of the pixels of one image, sixteen hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]

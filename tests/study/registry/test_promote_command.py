@@ -1,0 +1,152 @@
+"""`python -m study promote` on a tiny study that was really trained, from fit to rollback."""
+
+import dataclasses
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from study.__main__ import main
+from study.fits import Fit
+from study.inputs import cases_of
+from study.ledger import FINISHED
+from study.question import ask
+from study.registry.command import REFUSED_CODE
+from study.storage import Storage
+from study.trials import StudyFolder, new_trial
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning"),
+    # MLflow's models say so when they are imported.
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
+]
+
+MODEL = "ffcad-synthetic-dial"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, make_context):
+    """The folder of a study of two configurations, each on one case."""
+    folder = tmp_path_factory.mktemp("runs")
+    context = make_context(folder, "--study tiny")
+    study, space = context.study, context.study.search_space()
+    documents = StudyFolder(Storage(folder), study.name)
+    ask(documents, study, space, context.inputs, [])
+    for number, optimizer in enumerate(("adamw", "sgd")):
+        config = dataclasses.replace(space.corners([])[0], optimizer=optimizer)
+        (case,) = cases_of(study, context.inputs, config)
+        fit = Fit(context, number, config, case)
+        for _ in fit.run():
+            pass
+        trial = dataclasses.replace(
+            new_trial(number, space.parameters(config), config, (case,)),
+            state=FINISHED,
+            value=fit.record.metrics[study.objective],
+            spent=config.iterations,
+            ended=time.time(),
+        )
+        documents.write_trial(trial)
+        documents.count_trial(number)
+    return folder
+
+
+@pytest.fixture
+def promote(trained, capsys):
+    """Gives the command; returns exit code, output and errors."""
+
+    def call(*arguments):
+        code = main(["promote", *arguments, "--storage", str(trained)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_study_is_promoted_refused_forced_copied_and_rolled_back(promote, trained, tmp_path):
+    code, out, err = promote("tiny", "--configuration", "trial 0")
+    assert (code, err) == (0, "")
+    assert f"{MODEL} version 1 is champion, the first" in out
+    assert re.search(r"image_auroc +0\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)
+    assert max(map(len, out.splitlines())) <= 80
+
+    second = ("tiny", "--configuration", "trial 1")
+    code, out, _ = promote(*second, "--most-latency-ms", "0.001")
+    assert code == REFUSED_CODE
+    assert f"{MODEL} version 2 was refused against version 1 and is challenger" in out
+    assert "at most 0.001 allowed" in out
+    code, out, err = promote(*second, "--margin", "0.9", "--dry-run", "--json")
+    (foreseen,) = json.loads(out)["promoted"]
+    assert (code, foreseen["verdict"], foreseen["against"]) == (0, "passed", 1)
+    code, out, _ = promote(*second, "--force", "shown at the line", "--most-size-mb", "0.1")
+    assert (code, "is champion by force against version 1" in out) == (0, True)
+
+    code, out, _ = promote("--compare", MODEL)
+    assert (code, "shown at the line" in out) == (0, True)
+    other = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code, out, _ = promote("--copy", f"models:/{MODEL}@champion", "--to", other, "--json")
+    assert (code, json.loads(out)["promoted"][0]["verdict"]) == (0, "first")
+    code, out, _ = promote("--list", "--tracking-uri", other)
+    assert (code, "champion" in out) == (0, True)
+
+    code, out, _ = promote("--rollback", MODEL, "--reason", "it was dark")
+    assert (code, out) == (0, f"{MODEL}: version 1 is champion again, after 2\n")
+    code, out, _ = promote("--list", "--json")
+    versions = {v["number"]: v for v in json.loads(out)[MODEL]}
+    assert {n: (v["gate"], v["aliases"]) for n, v in versions.items()} == {
+        1: ("first", ["champion"]),
+        2: ("forced", []),
+    }
+    assert versions[2]["tags"]["rolled_back"] == "it was dark"
+    assert "best F1 on 18 defective and 12 normal images" in versions[1]["description"]
+    code, out, _ = promote(*second)
+    assert (code, "--force REASON makes it so again" in " ".join(out.split())) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_fit_is_trained_again_with_more_images_and_a_part_is_kept_out(promote, tmp_path):
+    generator, folder = np.random.default_rng(0), tmp_path / "more"
+    folder.mkdir()
+    for i in range(10):
+        pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    arguments = ("tiny", "--iterations-factor", "2", "--normal-images", str(folder), "--json")
+    code, out, err = promote(*arguments, "--false-alarm-rate", "0.2", "--tracking-uri", uri)
+    assert (code, err) == (0, "")
+    (done,) = json.loads(out)["promoted"]
+    assert json.loads(done["tags"]["retrained"]) == {
+        "factor": 2.0,
+        "more_normal_images": 8,
+        "kept_out": 2,
+    }
+    assert done["tags"]["false_alarm_rate"] == "0.2"
+    code, out, err = promote("tiny", "--false-alarm-rate", "0.001", "--tracking-uri", uri)
+    assert code == 2
+    assert re.fullmatch(r"error: a false-alarm rate of 0.001 needs 999 .*\n", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((), "promote takes a study, or one of --list"),
+        (("tiny", "--list"), "promote takes a study, or one of --list"),
+        (("none",), "none"),
+        (("tiny", "--margin", "2"), "--margin must be at least 0 and less than 1 but got 2"),
+        (("tiny", "--reason", "x"), "--reason is not for promoting a study; leave it out"),
+        (("--rollback", "m", "--iterations-factor", "2"), "--iterations-factor is not for"),
+        (("--copy", "models:/m@champion"), "--copy needs --to URI"),
+        (("--discard", "m"), "there is no"),
+        (("--list",), "promote a study first"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, line):
+    assert main(["promote", *arguments, "--storage", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert line in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,259 @@
+"""Promotions into a real registry: champions, challengers, what is broken off, two at once."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_models import NAME, MadeSource, deciding_images, state
+
+from study.registry.champions import roll_back
+from study.registry.from_registry import FromRegistry
+from study.registry.mlflow_registry import Registry
+from study.registry.promotion import Promotion
+from study.registry.scoring import content
+from study.registry.terms import Terms
+from study.registry.versions import RegistryError
+
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's models say so when they are imported.
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
+]
+
+CHAMPION, CHALLENGER = ("champion",), ("challenger",)
+GOOD, BAD = 1, -1
+
+
+def promote(registry, folder, identity, skill=GOOD, dry_run=False, **more):
+    """A promotion; terms among `more` are the promotion's, the rest the source's."""
+    terms = {k: more.pop(k) for k in list(more) if k in Terms.__dataclass_fields__}
+    source = MadeSource(folder, identity, skill, **more)
+    return Promotion(source, registry, Terms(**terms), wait=5.0).run(dry_run=dry_run)
+
+
+@pytest.fixture(scope="module")
+def with_champion(tmp_path_factory):
+    """A registry with a champion that sees nothing much, and a run in which the next is logged."""
+    folder = tmp_path_factory.mktemp("registry")
+    registry = Registry(f"sqlite:///{folder / 'mlflow.db'}", make=True)
+    assert promote(registry, folder, "first").verdict == "first"
+    registry.client = Failing(registry.client, "create_model_version", before=True)
+    with pytest.raises(RegistryError, match="the same command goes on where this one ended"):
+        promote(registry, folder, "next")
+    assert state(registry.uri) == {1: ("first", CHAMPION, "")}
+    return folder
+
+
+@pytest.fixture
+def registry(with_champion, tmp_path):
+    """A copy of it; files of models stay where they are."""
+    shutil.copy(with_champion / "mlflow.db", tmp_path / "mlflow.db")
+    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+class Failing:
+    """A client that dies at one writing call: the n-th, or the first of a name.
+
+    Args:
+        client: of MLflow.
+        at: number from 0 on, or name.
+        before: whether the call has no effect; else only its answer is lost.
+    """
+
+    READS = ("get_", "search_", "list_", "download_")
+
+    def __init__(self, client, at, before):
+        self.client, self.at, self.before, self.calls, self.dead = client, at, before, 0, False
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+
+        def call(*arguments, **more):
+            if self.dead:
+                raise ConnectionError("the registry is down")
+            if name.startswith(self.READS):
+                return method(*arguments, **more)
+            if self.at in (name, self.calls):
+                self.dead = True
+                if not self.before:
+                    method(*arguments, **more)
+                raise ConnectionError("the registry is down")
+            self.calls += 1
+            return method(*arguments, **more)
+
+        return call
+
+
+def test_the_first_version_says_what_it_is(registry):
+    version = registry.champion(NAME)
+    assert version.description == "Made as first."
+    assert version.tags["verdict"] == "first"
+    assert registry.seen_images(version) == {"none"}
+    assert "gate_checks" not in version.tags
+    run = registry.client.get_run(version.run)
+    assert (run.info.status, run.data.tags["level"]) == ("FINISHED", "promotion")
+
+
+def test_a_better_one_becomes_champion_and_the_same_command_changes_nothing(registry, tmp_path):
+    done = promote(registry, tmp_path, "next")
+    assert (done.verdict, done.version, done.against, done.champion) == ("passed", 2, 1, True)
+    assert state(registry.uri) == {1: ("first", (), ""), 2: ("passed", CHAMPION, "1")}
+    source = MadeSource(tmp_path, "next")
+    again = Promotion(source, registry, Terms()).run()
+    assert (again.unchanged, again.version, source.made) == (True, 2, 0)
+    # Whatever was rolled back stays so, unless there is a reason.
+    roll_back(registry, NAME, "too slow")
+    assert not promote(registry, tmp_path, "next").champion
+    assert promote(registry, tmp_path, "next", force="it is fast enough").champion
+    assert registry.champion(NAME).tags["force_reason"] == "it is fast enough"
+
+
+def test_a_worse_one_is_challenger_until_it_is_forced(registry, tmp_path):
+    done = promote(registry, tmp_path, "next", BAD)
+    assert (done.verdict, done.champion) == ("refused", False)
+    assert state(registry.uri) == {1: ("first", CHAMPION, ""), 2: ("refused", CHALLENGER, "")}
+    tags = registry.version(NAME, 2).tags
+    auroc, _ = json.loads(tags["gate_figures"])
+    assert (auroc["details"]["challenger"], auroc["passed"]) == (0.0, False)
+    assert "missed by" in tags["gate_checks"]
+    assert tags["gate_champion"] == "1"
+    assert tags["gate_images"] == "the report split: 12 normal, 18 defective"
+    # Asked again it is looked at again, as the same version.
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    forced = promote(registry, tmp_path, "next", BAD, force="the camera is new")
+    assert (forced.verdict, forced.champion, forced.version) == ("forced", True, 2)
+    assert state(registry.uri) == {1: ("first", (), ""), 2: ("forced", CHAMPION, "1")}
+    assert registry.champion(NAME).tags["force_reason"] == "the camera is new"
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(registry, tmp_path):
+    before = state(registry.uri)
+    assert promote(registry, tmp_path, "next", dry_run=True).verdict == "passed"
+    refused = promote(registry, tmp_path, "other", BAD, dry_run=True)
+    assert (refused.verdict, refused.version, refused.against) == ("refused", None, 1)
+    assert state(registry.uri) == before
+
+
+def test_limits_hold_for_everyone(registry, tmp_path):
+    done = promote(registry, tmp_path, "next", most_latency_ms=5.0, most_size_mb=1000.0)
+    assert done.verdict == "refused"
+    assert [check.text for check in done.checks if not check.passed] == [
+        "latency 10 ms, at most 5 allowed: 5 too much"
+    ]
+
+
+def test_images_that_made_the_champion_do_not_decide(registry, tmp_path):
+    images = deciding_images(32)
+    promote(registry, tmp_path, "other", seen=tuple(sorted(content(images)))[:7])
+    done = promote(registry, tmp_path, "third")
+    assert done.verdict == "refused"
+    failed = [check for check in done.checks if not check.passed]
+    assert failed[0].name == "images"
+    assert f"on 7 of the {len(images)} images that decide" in failed[0].text
+
+
+def outcome(registry):
+    """The state, and that no undecided or second version is left."""
+    found = state(registry.uri)
+    assert [v.tags["verdict"] for v in registry.versions(NAME)] == [g for g, *_ in found.values()]
+    return found
+
+
+@pytest.mark.parametrize(("skill", "before"), [(GOOD, True), (GOOD, False), (BAD, False)])
+def test_whenever_the_registry_dies_the_same_command_completes_it(
+    with_champion, tmp_path, skill, before
+):
+    def copy(name):
+        shutil.copy(with_champion / "mlflow.db", tmp_path / name)
+        return Registry(f"sqlite:///{tmp_path / name}")
+
+    whole = copy("whole.db")
+    client = whole.client = Failing(whole.client, None, before)
+    promote(whole, tmp_path, "next", skill)
+    expected = outcome(whole)
+    assert client.calls >= 8
+    for n in range(client.calls):
+        registry = copy(f"{n}.db")
+        healthy = registry.client
+        registry.client = Failing(healthy, n, before)
+        with pytest.raises(RegistryError, match="the registry is down"):
+            promote(registry, tmp_path, "next", skill)
+        # At every moment there is one champion that has passed, or is the former one.
+        champion = Registry(registry.uri).champion(NAME)
+        assert champion.number == 1 or (skill == GOOD and champion.tags["verdict"] == "passed")
+        registry.client = healthy
+        promote(registry, tmp_path, "next", skill)
+        assert outcome(registry) == expected, f"died at writing {n}"
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from made_models import MadeSource
+from study.registry.promotion import Promotion
+from study.registry.terms import Terms
+from study.registry.mlflow_registry import Registry
+uri, folder, identity, other = sys.argv[1:]
+registry, source = Registry(uri), MadeSource(Path(folder), identity)
+made = source.make()
+source.make = lambda: made
+(Path(folder) / identity).touch()
+while not (Path(folder) / other).exists():
+    time.sleep(0.01)
+print(Promotion(source, registry, Terms()).run().verdict)
+"""
+
+
+def test_two_promotions_at_once_are_held_one_against_the_other(registry, tmp_path):
+    pairs = (("left", "right"), ("right", "left"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, registry.uri, str(tmp_path), *pair],
+            cwd=Path(__file__).parent,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for pair in pairs
+    ]
+    answers = [process.communicate(timeout=500)[0].strip() for process in processes]
+    assert answers == ["passed", "passed"]
+    # Not both against the first one: the later one against the winner of the two.
+    assert state(registry.uri) == {
+        1: ("first", (), ""),
+        2: ("passed", (), "1"),
+        3: ("passed", CHAMPION, "1,2"),
+    }
+    against = [version.tags.get("gate_champion") for version in registry.versions(NAME)]
+    assert against == [None, "1", "2"]
+
+
+def test_a_champion_goes_to_another_registry_and_is_held_against_the_one_there(
+    with_champion, registry, tmp_path
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    there = Registry(f"sqlite:///{other / 'mlflow.db'}", make=True)
+
+    def copy(**terms):
+        version, asked = registry.version_of(f"models:/{NAME}@champion"), Terms(**terms)
+        return Promotion(FromRegistry(version, registry, other, asked), there, asked).run()
+
+    done = copy()
+    assert (done.verdict, done.version, done.champion) == ("first", 1, True)
+    copied, original = there.champion(NAME), registry.champion(NAME)
+    assert copied.description == original.description
+    assert copied.tags["fit_key"] == original.tags["fit_key"]
+    assert there.seen_images(copied) == registry.seen_images(original)
+    assert copied.tags["copied_from"] == registry.uri
+    files = there.client.get_model_version_download_uri(NAME, "1").removeprefix("file://")
+    assert copy().unchanged
+    # Its files are there, and not only a link to those of the first registry.
+    assert not Path(files).is_relative_to(with_champion)
+    promote(registry, tmp_path, "next")
+    refused = copy()
+    assert (refused.verdict, refused.champion, refused.version) == ("refused", False, 2)
+    assert refused.checks[0].text.endswith("give --gate-data")
+    assert copy(force="staging has shown it").champion

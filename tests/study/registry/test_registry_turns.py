@@ -1,0 +1,183 @@
+"""Versions of a real registry: who may decide, who waits, what is given up."""
+
+import json
+import shutil
+
+import pytest
+from made_models import NAME, other_process, state
+
+from study.mlflow_runs import make_database
+from study.registry.champions import crown, roll_back
+from study.registry.mlflow_registry import Registry
+from study.registry.turns import check_ours, discard, wait_turn
+from study.registry.versions import (
+    CHAMPION,
+    DISCARDED,
+    FIRST,
+    PASSED,
+    PENDING,
+    REFUSED,
+    WAITING,
+    RegistryError,
+    model_name,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An empty database; to make one takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    make_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def registry(empty, tmp_path):
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def create(registry, promotion, **tags):
+    version = registry.create(NAME, "file:///nowhere", None, promotion, "Made up.", {})
+    return registry.tag(version, tags) if tags else version
+
+
+def crowned(registry, promotion, verdict):
+    return crown(registry, create(registry, promotion, verdict=verdict))
+
+
+def test_numbers_are_tickets_and_the_first_promotion_need_not_wait(registry):
+    first = create(registry, "a")
+    assert wait_turn(registry, first).number == 1
+    second = create(registry, "b", promoter="{}")
+    registry.tag(first, {"gate": REFUSED})
+    assert registry.of_promotion(NAME, "b").number == second.number == 2
+    assert registry.of_promotion(NAME, "c") is None
+
+
+def test_a_later_one_waits_for_a_living_one_and_passes_over_a_dead_one(registry):
+    with other_process() as promoter:
+        create(registry, "a", promoter=promoter)
+        mine, told = create(registry, "b"), []
+        with pytest.raises(
+            RegistryError, match=f"version 1 of {NAME} is being promoted by process"
+        ):
+            wait_turn(registry, mine, seconds=0.2, tell=told.append)
+        assert len(told) == 1
+        pid = json.loads(promoter)["pid"]
+        assert f"process {pid}" in told[0]
+        with pytest.raises(RegistryError, match=f"--discard {NAME}/1"):
+            wait_turn(registry, registry.version(NAME, 1), seconds=0.2)
+    assert wait_turn(registry, mine, seconds=0.2).gate == PENDING
+
+
+def test_who_comes_back_steps_back_for_a_later_one_that_may_have_gone_ahead(registry):
+    with other_process() as gone:
+        pass
+    mine = create(registry, "a", promoter=gone)
+    with other_process() as promoter:
+        create(registry, "b", promoter=promoter)
+        with pytest.raises(RegistryError, match="version 2"):
+            wait_turn(registry, mine, seconds=0.2)
+        # It does not stand in the way of the later one.
+        assert registry.version(NAME, 1).gate == WAITING
+    mine = wait_turn(registry, registry.version(NAME, 1), seconds=0.2)
+    assert mine.gate == PENDING
+    check_ours(registry, mine)
+
+
+def test_a_refused_one_that_is_asked_again_steps_back_as_well(registry):
+    mine = create(registry, "a", gate=REFUSED)
+    with other_process() as promoter:
+        create(registry, "b", promoter=promoter)
+        with pytest.raises(RegistryError, match="version 2"):
+            wait_turn(registry, mine, seconds=0.2)
+    assert wait_turn(registry, mine, seconds=0.2).gate == PENDING
+
+
+def test_what_was_taken_over_or_discarded_meanwhile_is_left_alone(registry):
+    mine = wait_turn(registry, create(registry, "a"))
+    registry.tag(mine, {"gate": DISCARDED})
+    with pytest.raises(RegistryError, match="nothing was changed"):
+        check_ours(registry, mine)
+    with other_process() as promoter:
+        registry.tag(mine, {"gate": PENDING, "promoter": promoter})
+        with pytest.raises(RegistryError, match="nothing was changed"):
+            check_ours(registry, mine)
+
+
+def test_of_two_versions_for_one_promotion_the_later_one_goes(registry):
+    first = create(registry, "a")
+    assert create(registry, "a").number == first.number
+    assert {n: gate for n, (gate, *_) in state(registry.uri).items()} == {1: PENDING, 2: DISCARDED}
+
+
+def test_only_an_undecided_version_that_nobody_works_at_is_discarded(registry):
+    with other_process() as promoter:
+        version = create(registry, "a", promoter=promoter)
+        with pytest.raises(RegistryError, match="stop that process first"):
+            discard(registry, NAME, 1)
+    assert discard(registry, NAME, 1).gate == DISCARDED
+    with pytest.raises(RegistryError, match="is not pending: its gate says discarded"):
+        discard(registry, NAME, version.number)
+    # A process of another machine may be gone, which only the user can know.
+    elsewhere = json.dumps({"host": "far", "place": "far/1", "pid": 1, "since_boot": 1.0})
+    create(registry, "b", promoter=elsewhere)
+    assert discard(registry, NAME, 2).gate == DISCARDED
+    with pytest.raises(RegistryError, match="it has 1, 2"):
+        discard(registry, NAME, 3)
+
+
+def test_a_pending_champion_is_completed_and_not_discarded(registry):
+    with other_process() as gone:
+        pass
+    version = create(registry, "a", promoter=gone, verdict=FIRST)
+    registry.point(CHAMPION, version)
+    assert discard(registry, NAME, 1).gate == FIRST
+    assert registry.champion(NAME).number == 1
+
+
+def test_rolling_back_goes_through_the_champions_in_their_order(registry):
+    for promotion, verdict in (("a", FIRST), ("b", PASSED), ("c", PASSED)):
+        crowned(registry, promotion, verdict)
+    # Version 2 becomes champion once more.
+    crown(registry, registry.version(NAME, 2))
+    seen = []
+    for _ in range(3):
+        was, now = roll_back(registry, NAME, "too many false alarms")
+        assert was.tags["rolled_back"] == "too many false alarms"
+        seen.append((was.number, now.number))
+    assert seen == [(2, 3), (3, 2), (2, 1)]
+    with pytest.raises(RegistryError, match="no champion before it"):
+        roll_back(registry, NAME, "")
+
+
+def test_rolling_back_passes_over_versions_that_were_deleted(registry):
+    for promotion in "abc":
+        crowned(registry, promotion, PASSED)
+    registry.client.delete_model_version(NAME, "2")
+    assert roll_back(registry, NAME, "")[1].number == 1
+
+
+def test_what_is_not_there_is_said_in_one_line(registry, tmp_path):
+    with pytest.raises(RegistryError, match="its models are none"):
+        roll_back(registry, "bolts", "")
+    create(registry, "a")
+    with pytest.raises(RegistryError, match=f"no model 'bolts'; its models are {NAME}"):
+        roll_back(registry, "bolts", "")
+    with pytest.raises(RegistryError, match="has no champion"):
+        roll_back(registry, NAME, "")
+    with pytest.raises(RegistryError, match=r"there is no .*none\.db"):
+        Registry(f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()
+    assert registry.version_of(f"models:/{NAME}/1").number == 1
+    with pytest.raises(RegistryError, match="no version with the alias 'champion'"):
+        registry.version_of(f"models:/{NAME}@champion")
+    with pytest.raises(RegistryError, match="names no version"):
+        registry.version_of(NAME)
+
+
+def test_names_are_free_of_what_mlflow_forbids():
+    assert model_name("folder", "a/b: c") == "ffcad-folder-a-b- c"
