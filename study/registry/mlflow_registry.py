@@ -23,7 +23,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from study.mlflow_runs import TAG_LENGTH, make_database
+from study.mlflow_places import make_database
+from study.mlflow_runs import TAG_LENGTH
 from study.registry.versions import (
     CHAMPION,
     DISCARDED,

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ffcad.detector import Detector, DetectorError
-from study.mlflow_runs import experiment_id
+from study.mlflow_places import experiment_id
 from study.registry.champions import complete, crown
 from study.registry.gate import Check, compare, refused, within
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import ModelFilesError, fetch_detector, log_detector
+from study.registry.promoted import Promoted
 from study.registry.scoring import at_size, known_paths, score
 from study.registry.source import Made, Source
 from study.registry.terms import Terms
@@ -37,51 +37,6 @@ from study.registry.versions import (
     RegistryError,
     Version,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promoted:
-    """What came of one promotion.
-
-    Attributes:
-        model: the registered model's name.
-        version: its number; None in a dry run.
-        verdict: first, passed, refused or forced; of a dry run what it would be.
-        champion: whether it is the champion now, or would be.
-        against: the number of the champion that it was held against; None for none.
-        unchanged: whether an earlier command had decided already.
-        made: thresholds, figures and costs; None where an earlier command had them.
-        checks: what the gate looked at.
-    """
-
-    model: str
-    version: int | None
-    verdict: str
-    champion: bool
-    against: int | None
-    unchanged: bool = False
-    made: Made | None = None
-    checks: tuple[Check, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        document = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("made", "checks")
-        }
-        document["checks"] = [dataclasses.asdict(check) for check in self.checks]
-        if self.made is not None:
-            calibration = self.made.detector.calibration
-            document |= {
-                "tags": self.made.tags,
-                "image_threshold": calibration.image_threshold,
-                "pixel_threshold": calibration.pixel_threshold,
-                "figures": [dataclasses.asdict(figure) for figure in self.made.figures],
-                "speed": dataclasses.asdict(self.made.speed),
-                "size_mb": self.made.size_mb,
-            }
-        return document
 
 
 class Promotion:

@@ -138,7 +138,7 @@ def test_processes_that_need_a_database_at_once_make_it_once(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = (
         "import sys, time; from mlflow import MlflowClient\n"
-        "from study.mlflow_runs import make_database\n"
+        "from study.mlflow_places import make_database\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "make_database(sys.argv[1])\n"
         "print(MlflowClient(sys.argv[1]).create_experiment(sys.argv[3]))"

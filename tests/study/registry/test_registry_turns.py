@@ -6,7 +6,7 @@ import shutil
 import pytest
 from made_models import NAME, other_process, state
 
-from study.mlflow_runs import make_database
+from study.mlflow_places import make_database
 from study.registry.champions import crown, roll_back
 from study.registry.mlflow_registry import Registry
 from study.registry.turns import check_ours, discard, wait_turn
