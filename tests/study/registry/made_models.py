@@ -56,7 +56,8 @@ class MadeSource:
         speed: milliseconds of an image.
     """
 
-    name, experiment, why_refused, decided_on = NAME, "made", None, "the report split"
+    name, experiment, study_id = NAME, "made", None
+    why_refused, decided_on = None, "the report split"
 
     def __init__(self, folder, identity, skill=1, seen=("none",), speed=10.0):
         self.folder, self.identity, self.skill = folder, identity, skill
