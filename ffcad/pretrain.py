@@ -38,6 +38,7 @@ from ffcad.warm_start import calibrate
 NOTHING_LEFT = 1e-6
 # A branch with more dead channels than this is worth a note.
 MANY_DEAD = 0.5
+UNBEATEN = "training led to nothing better than its start, whose weights are kept; lower its rate"
 
 
 class PretrainError(RuntimeError):
@@ -156,7 +157,9 @@ class _Making(IteratedWork[PretrainProgress]):
     def is_over(self) -> bool:
         """Whether nothing can be gained any more."""
         nothing_left = self.teacher_digest is not None and self.best_loss < NOTHING_LEFT
-        return self.stale >= self.recipe.patience or nothing_left
+        # While the rate is high, the loss may stay above that of a good start; it falls with it.
+        late = 2 * self.iteration >= self.iterations
+        return (late and self.stale >= self.recipe.patience) or nothing_left
 
     def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
         """The objective's."""
@@ -241,6 +244,11 @@ class _Making(IteratedWork[PretrainProgress]):
             card=self._card() if self.done else None,
         )
 
+    def _start_is_best(self) -> bool:
+        """Whether all training led to nothing better than the weights that it began with."""
+        losses = [entry["loss"] for entry in self.history]
+        return self.iteration > 0 and self.best_loss == losses[0]
+
     def _card(self) -> dict[str, Any]:
         dead = [k for k, v in self.figures.items() if k.endswith("_dead") and v > MANY_DEAD]
         return {
@@ -256,6 +264,7 @@ class _Making(IteratedWork[PretrainProgress]):
             "seconds": self.seconds,
             "notes": [
                 *self.corpus.notes,
+                *([UNBEATEN] if self._start_is_best() else []),
                 *(
                     f"{name}: {self.figures[name]:.0%} of the channels are constant"
                     for name in dead

@@ -135,7 +135,8 @@ class PretrainConfig:
     )
     patience: int = knob(
         4,
-        "evaluations without a better held-out loss after which it ends",
+        "evaluations without a better held-out loss after which it ends, in the second half of "
+        "the iterations",
         low=1,
         active_if=_TRAINED,
     )

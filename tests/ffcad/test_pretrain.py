@@ -9,7 +9,7 @@ from encoders import RECIPE, make_corpus, make_teacher
 
 from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint, previous_checkpoint
 from ffcad.encoder_weights import load_encoder_weights, read_card, save_encoder, state_digest
-from ffcad.pretrain import PretrainError, pretrain
+from ffcad.pretrain import UNBEATEN, PretrainError, pretrain
 from ffcad.pretrain_config import EncoderArchitecture
 from ffcad.resnet import FFCResNet
 
@@ -154,9 +154,12 @@ def test_it_ends_early_with_the_best_weights(corpus, teacher):
     *_, final = pretrain(recipe, HALF, corpus, teacher)
     losses = [entry["loss"] for entry in final.history]
     best = min(range(len(losses)), key=losses.__getitem__)
-    assert final.iteration < 40
-    assert len(losses) == best + 1 + 2
+    # Not before the second half, in which the rate falls and losses do.
+    assert final.iteration == 20
+    assert len(losses) - best > 2
     assert final.figures["loss"] < losses[-1]
+    assert (best == 0) == (UNBEATEN in final.card["notes"])
+    assert best == 0
 
 
 def test_a_loss_that_is_not_finite_ends_it_with_the_knob_to_change(corpus, teacher):
