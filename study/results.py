@@ -13,6 +13,7 @@ from study.leases import current_holder, describe, describe_silence, silent_seco
 from study.ledger import FINISHED, FitRecord, Ledger
 from study.mending import mended_trials
 from study.question import study_of
+from study.result_notes import mixed_encoders
 from study.spaces import NUMBERED, Space
 from study.storage import Storage
 from study.trials import (
@@ -121,7 +122,7 @@ class StudyResults:
         cells: of a grid, in the order written; empty for a search.
         reference: the name of the cell that the others are compared with; None for a search.
         driver: who drives the study now, as its lease says; None if nobody.
-        notes: what had to be mended and what cannot be read, a line each.
+        notes: what had to be mended, cannot be read or is to be known, a line each.
         also: metrics of the report split that are compared beside the paper's.
     """
 
@@ -214,7 +215,7 @@ def read_results(storage: Storage, name: str, also: tuple[str, ...] = ()) -> Stu
         cells=cells,
         reference=next((c.name for c in cells if space.reference in c.names), None),
         driver=_driver(folder),
-        notes=(*notes, *dict.fromkeys(reader.wrong)),
+        notes=(*notes, *dict.fromkeys(reader.wrong), *mixed_encoders(configurations)),
         also=tuple(f"report_{metric}" for metric in also),
     )
     _check_also(results)

@@ -46,6 +46,18 @@ def test_of_a_study_that_nobody_began_all_fits_are_there_and_not_begun(grid, tmp
     assert results.cell_scores(LOCALISATION) == {}
 
 
+def test_fits_with_other_weights_of_one_encoder_are_noted(grid, tmp_path):
+    finish_grid(grid, metrics)
+    ledger = grid[-1]
+    full = read(tmp_path).cells[0].chosen.finished
+    for fit, digest in zip(full, ["a", "a", "a", "b"], strict=True):
+        ledger.write(dataclasses.replace(fit, inputs={**fit.inputs, "encoder": digest}))
+    (note,) = read(tmp_path).notes
+    assert "full: its fits had 2 frozen encoders" in note
+    ledger.write(dataclasses.replace(full[-1], inputs={**full[-1].inputs, "encoder": "a"}))
+    assert read(tmp_path).notes == ()
+
+
 def test_failed_fits_and_those_not_begun_have_no_score(grid, tmp_path):
     def some(cell, category, seed):
         return "it blew up" if (cell, seed) == ("full", 0) else metrics(cell, category, seed)
