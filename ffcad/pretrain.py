@@ -38,7 +38,7 @@ from ffcad.warm_start import calibrate
 NOTHING_LEFT = 1e-6
 # A branch with more dead channels than this is worth a note.
 MANY_DEAD = 0.5
-UNBEATEN = "training led to nothing better than its start, whose weights are kept; lower its rate"
+UNBEATEN = "training never beat its start, whose weights are kept"
 
 
 class PretrainError(RuntimeError):

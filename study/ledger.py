@@ -109,10 +109,10 @@ class FitRecord:
         """The iterations that a study's sittings did; a fit may be begun by one and finished by
         another. What a kill lost is not counted."""
         starts = [sitting["iteration"] for sitting in self.sittings]
-        ends = [*starts[1:], self.iteration]
+        ends = [*starts[1:], self.iteration]  # One too many where there was no sitting yet.
         return sum(
             max(0, end - start)
-            for sitting, start, end in zip(self.sittings, starts, ends, strict=True)
+            for sitting, start, end in zip(self.sittings, starts, ends, strict=False)
             if sitting["study"] == study
         )
 

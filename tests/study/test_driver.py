@@ -66,6 +66,7 @@ def test_a_driver_that_was_succeeded_leaves_the_journal_alone(tmp_path, lost):
     with driver_lease(folder, Console()) as lease:
         if lost:
             lease.lost.set()
-        _keep_journal(Sitting(config, space, INPUTS, folder, lease, Plan([], 1), journal))
+        sitting = Sitting(config, space, INPUTS, folder, lease, Plan([], 1), journal)
+        _keep_journal(sitting, Console())
     assert (journal.read_bytes() == b"another's") == lost
     assert (folder.storage.version(folder.journal) is None) == lost
