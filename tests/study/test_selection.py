@@ -41,7 +41,7 @@ def trial(make_context, first_fit, tmp_path, monkeypatch):
         monkeypatch.setattr(tune, "report", told.append)
         config = {"configuration": configuration.to_dict(), "trial_number": 0}
         run_trial({**config, "cases": [dataclasses.asdict(case)]}, context, make_fit)
-        return told, outcome(told[-1], False), Ledger(Storage(storage)).read(case.key)
+        return told, outcome(told[-1]), Ledger(Storage(storage)).read(case.key)
 
     yield run
     torch.set_num_threads(threads)
