@@ -108,11 +108,11 @@ class FitRecord:
     def spent_by(self, study: str) -> int:
         """The iterations that a study's sittings did; a fit may be begun by one and finished by
         another. What a kill lost is not counted."""
-        starts = [sitting["iteration"] for sitting in self.sittings]
-        ends = [*starts[1:], self.iteration]  # One too many where there was no sitting yet.
+        # One end too many where there was no sitting yet.
+        ends = [*(sitting["iteration"] for sitting in self.sittings[1:]), self.iteration]
         return sum(
-            max(0, end - start)
-            for sitting, start, end in zip(self.sittings, starts, ends, strict=False)
+            max(0, end - sitting["iteration"])
+            for sitting, end in zip(self.sittings, ends, strict=False)
             if sitting["study"] == study
         )
 
