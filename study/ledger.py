@@ -4,8 +4,7 @@
     <storage>/ledger/<fit key>/checkpoint.pt       at every evaluation; the one before it stays as
                                                    checkpoint.previous.pt until the fit is finished
     <storage>/ledger/<fit key>/best_checkpoint.pt  with `--log-checkpoints best`
-    <storage>/ledger/<fit key>/worst.png           pictures and curves of the report split; see
-                                                   PICTURES
+    <storage>/ledger/<fit key>/worst.png           pictures and curves of the report split
     <storage>/ledger/<fit key>/lease-000001.json   while a worker is at it (`study.leases`)
 
 Ray, Optuna and MLflow can be rebuilt from this and from the trials of the study (`study.trials`).
@@ -107,8 +106,7 @@ class FitRecord:
 
     def spent_by(self, study: str) -> int:
         """The iterations that a study's sittings did; a fit may be begun by one and finished by
-        another. What a kill lost is not counted."""
-        # One end too many where there was no sitting yet.
+        another. What a kill lost is not counted, nor is what nobody took up."""
         ends = [*(sitting["iteration"] for sitting in self.sittings[1:]), self.iteration]
         return sum(
             max(0, end - sitting["iteration"])
