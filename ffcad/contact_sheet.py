@@ -1,16 +1,15 @@
 """A page of inspected images, the most anomalous first, that needs no other file."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import Normalize
 from PIL import Image, ImageDraw
 
+from ffcad.pages import page_environment
 from ffcad.pictures import overlay
 from ffcad.regions import Region
 
@@ -81,14 +80,7 @@ def write_contact_sheet(
         facts: a line each, below the title.
         warnings: a line each, so that they are seen.
     """
-    environment = Environment(
-        loader=PackageLoader("ffcad"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment = page_environment("ffcad")
     page = environment.get_template("contact_sheet.html").render(
         cards=sorted(cards, key=lambda card: -card.score),
         judged=any(card.defect is not None for card in cards),

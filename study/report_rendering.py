@@ -4,11 +4,9 @@ All of them show the same entries; what differs is how characters are escaped an
 kept: inside the page, beside the other two.
 """
 
-import base64
 import re
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from ffcad.pages import page_environment
 from study.report_tables import (
     STRONG,
     Block,
@@ -58,14 +56,7 @@ MARKDOWN = {
 
 def html(report: Report) -> str:
     """A page that is whole by itself."""
-    environment = Environment(
-        loader=PackageLoader("study"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment = page_environment("study")
     environment.filters["kind"] = lambda block: type(block).__name__.lower()
     return environment.get_template("report.html").render(report=report)
 
