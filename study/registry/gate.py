@@ -5,6 +5,7 @@ better, which a small test set almost never can, but whether it is shown to be n
 margin: the lower 95 % bound of the difference, paired by image, must exceed minus the margin.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,17 +62,10 @@ class Check:
 def figures(scored: ScoredImages) -> list[Figure]:
     """A model's metrics with intervals by resampling images; pixel AP where there are masks."""
     counts = resamples(scored.labels)
-    found = [
-        _figure(
-            IMAGE_AUROC,
-            image_auroc(scored.scores, scored.labels),
-            resampled_image_auroc(scored, counts),
-        )
+    return [
+        _figure(metric, exact(scored), resampled(scored, counts))
+        for metric, exact, resampled in _judged_by(scored)
     ]
-    if scored.masks is not None:
-        value = pixel_ap(scored.maps, scored.masks)
-        found.append(_figure(PIXEL_AP, value, resampled_pixel_ap(scored, counts)))
-    return found
 
 
 def compare(challenger: ScoredImages, champion: ScoredImages, margin: float) -> list[Check]:
@@ -90,26 +84,16 @@ def compare(challenger: ScoredImages, champion: ScoredImages, margin: float) -> 
     if not np.array_equal(challenger.labels, champion.labels):
         raise ValueError("challenger and champion must be of the same images")
     counts = resamples(challenger.labels)
-    checks = [
+    return [
         _difference(
-            IMAGE_AUROC,
-            image_auroc(challenger.scores, challenger.labels),
-            image_auroc(champion.scores, champion.labels),
-            resampled_image_auroc(challenger, counts) - resampled_image_auroc(champion, counts),
+            metric,
+            exact(challenger),
+            exact(champion),
+            resampled(challenger, counts) - resampled(champion, counts),
             margin,
         )
+        for metric, exact, resampled in _judged_by(challenger)
     ]
-    if challenger.masks is not None:
-        checks.append(
-            _difference(
-                PIXEL_AP,
-                pixel_ap(challenger.maps, challenger.masks),
-                pixel_ap(champion.maps, champion.masks),
-                resampled_pixel_ap(challenger, counts) - resampled_pixel_ap(champion, counts),
-                margin,
-            )
-        )
-    return checks
 
 
 def within(name: str, value: float, most: float, unit: str) -> Check:
@@ -128,6 +112,13 @@ def within(name: str, value: float, most: float, unit: str) -> Check:
 def refused(name: str, reason: str) -> Check:
     """Something that no figure makes up for."""
     return Check(name=name, value=0.0, bound=0.0, passed=False, text=reason, details={})
+
+
+def _judged_by(scored: ScoredImages) -> list[tuple[str, Callable, Callable]]:
+    """The metrics that there are: name, how it is had exactly, and how of each resample."""
+    image = (IMAGE_AUROC, lambda one: image_auroc(one.scores, one.labels), resampled_image_auroc)
+    pixel = (PIXEL_AP, lambda one: pixel_ap(one.maps, one.masks), resampled_pixel_ap)
+    return [image] if scored.masks is None else [image, pixel]
 
 
 def _figure(metric: str, value: float, resampled: np.ndarray) -> Figure:
