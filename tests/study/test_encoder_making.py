@@ -251,8 +251,9 @@ def test_a_file_that_is_not_what_its_card_says_is_mended_when_it_is_needed(
     assert waited
     assert file == path
     mended = store_of(context).read(need.key)
-    (note,) = mended.notes
+    *before, note = mended.notes
     assert note.endswith("it was written anew")
+    assert before == finished.notes
     assert same_numbers(mended, finished)
     assert wrong_with(path, mended) is None
     # From its checkpoint, which is sound: nothing was trained. And only once.

@@ -101,7 +101,10 @@ def test_encoders_are_made_once_through_a_stop_and_a_kill_and_shared(tmp_path, g
 
     code, output = run(tmp_path, "--resume", "mine")
     assert code == 0, output
-    assert re.search(r"2 encoders: (1 finished, 1|2) begun", output)
+    # A fast machine may have finished both before the kill arrived.
+    states = [c["status"] for c in killed.values()]
+    counts = [(states.count("finished"), "finished"), (states.count("begun"), "begun")]
+    assert f"2 encoders: {', '.join(f'{n} {word}' for n, word in counts if n)}" in output
     assert re.search(r"ratio 0.5, 1 layer: cosine (\d.\d{3} ){2}\d.\d{3}, CKA ", output)
     commands = [line for line in output.splitlines() if line.startswith("  ")]
     assert max(len(x) for x in output.splitlines() if x not in commands) <= 80
