@@ -54,7 +54,8 @@ class FitContentBuilder:
         return RunContent(
             level="fit",
             identity=record.key,
-            name=f"trial-{trial:03d}-{record.category}-seed{record.seed}",
+            # In this order, because MLflow's list cuts long names.
+            name=f"{record.category}-seed{record.seed} trial-{trial:03d}",
             parent=parent,
             began=record.began,
             ended=last_seen(record),

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from optuna.distributions import json_to_distribution
 
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
@@ -68,7 +69,7 @@ class StudyContentBuilder:
             began=began,
             ended=max(seen, default=None),
             status="RUNNING" if live else "FINISHED" if done else "KILLED",
-            params=texts(self.config.asked()),
+            params=_asked(self.config),
             # Seconds as steps: after an extension fewer trials are decided than before, and what
             # MLflow shows of a metric is its latest step.
             metrics=metrics_at(figures, when, since(began, when)),
@@ -99,7 +100,8 @@ class StudyContentBuilder:
         metrics = metrics_at(_aggregates(finished), when, since(first.began, when))
         if outcome.value is not None:
             when = max(trial.ended for trial in trials)
-            metrics += metrics_at({"objective": outcome.value}, when, since(first.began, when))
+            value = metrics_at({"objective": outcome.value}, when, since(first.began, when))
+            metrics = value + metrics  # MLflow's comparison shows the one that was written first.
         cell = self._cells.get(first.digest)
         errors = [trial.error for trial in trials if trial.error]
         return RunContent(
@@ -166,6 +168,18 @@ class StudyContentBuilder:
         return [step["when"] for step in self.document.get("extended", [])]
 
 
+def _asked(config: StudyConfig) -> dict[str, str]:
+    """What a study asks, as a run's parameters: of what is searched one for each knob."""
+    asked = config.asked()
+    searched = {
+        f"{group}.{name}": repr(json_to_distribution(text))
+        for group in ("search", "nuisance")
+        for name, text in asked.pop(group, {}).items()
+    }
+    fixed = {f"fixed.{name}": value for name, value in asked.pop("fixed").items()}
+    return texts(searched | fixed | asked)
+
+
 def _counts(decided: list[TrialRecord], groups: list[Outcome]) -> dict[str, float]:
     """A study's metrics: what became of its decided trials, and its best objective."""
     figures: dict[str, float] = {
@@ -184,14 +198,14 @@ def _aggregates(finished: list[FitRecord]) -> dict[str, float]:
     """Mean, deviation and worst over the finished cases, of the metrics that all of them have."""
     if not finished:
         return {}
-    figures: dict[str, float] = {"cases": len(finished)}
+    figures: dict[str, float] = {}
     for key in sorted(set.intersection(*(set(r.metrics) for r in finished))):
         values = [r.metrics[key] for r in finished]
         figures[f"{key}_mean"] = fmean(values)
         figures[f"{key}_worst"] = min(values)
         if len(values) > 1:
             figures[f"{key}_std"] = stdev(values)
-    return figures
+    return {**figures, "cases": len(finished)}
 
 
 def table_row(outcome: Outcome, content: RunContent) -> dict[str, Any]:

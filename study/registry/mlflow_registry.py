@@ -39,7 +39,10 @@ SQLITE = "sqlite:///"
 # What MLflow's address of a logged model begins with; its id follows.
 LOGGED = "models:/"
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
-_USE = "The version with the alias champion is the one in use: `models:/{name}@champion`."
+_USE = (
+    "The version with the alias champion is the one in use: `models:/{name}@champion`. The alias "
+    "challenger is on the last one that was not shown to be as good; its tags say by which figures."
+)
 _AGAIN = "when it is back, the same command goes on where this one ended"
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.entities import SourceType
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
 
 from ffcad.detector import Detector, DetectorError
 from study.mlflow_places import experiment_id
@@ -117,6 +123,8 @@ class Promotion:
                 "level": "promotion",
                 "promotion": source.identity,
                 MLFLOW_RUN_NOTE: made.description,
+                MLFLOW_SOURCE_NAME: "study promote",
+                MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
             }
             if parents:
                 tags[MLFLOW_PARENT_RUN_ID] = parents[0].info.run_id
@@ -131,7 +139,8 @@ class Promotion:
             source.name, model_uri, run_id, source.identity, made.description, made.tags
         )
         with registry.asked():
-            client.update_run(run_id, name=f"{source.name}-v{version.number}")
+            # Short, because MLflow's list has little room; beside it the list has the model.
+            client.update_run(run_id, name=f"{made.tags['category']}-v{version.number}")
         return version
 
     def _logged(self, run_id: str, made: Made) -> str:

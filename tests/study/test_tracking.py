@@ -166,7 +166,7 @@ def check_full_study(study):
     assert leaf.data.tags["mlflow.parentRunId"] == middle.info.run_id
     assert len(found) == 1 + 4 + 5
     names = [run.info.run_name for run in (top, middle, leaf)]
-    assert names == [study.name, "trial-000", "trial-000-wood-seed0"]
+    assert names == [study.name, "trial-000", "wood-seed0 trial-000"]
     description = top.data.tags["mlflow.note.content"]
     assert description.startswith(f"**{study.question}**")
     assert "Best of 1 finished: trial 0" in description

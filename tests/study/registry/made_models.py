@@ -89,7 +89,7 @@ def made(identity, skill, seen, speed):
         figures=tuple(figures(scored)),
         speed=Speed(latency_ms=speed, images_per_second=50.0, peak_memory_mb=100.0),
         size_mb=files_mb(one),
-        tags={"study": "made", "fit_key": identity, "select_on": "holdout"},
+        tags={"study": "made", "category": "wood", "fit_key": identity, "select_on": "holdout"},
         description=f"Made as {identity}.",
     )
 
