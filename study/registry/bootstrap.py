@@ -2,14 +2,20 @@
 
 What is resampled are images, normal and defective ones apart, so that each resample has both
 classes in their numbers. The pixels of an image stay together: they are no independent
-observations. A resample is a row of counts, how often each image is in it, so that a metric of
-thousands of resamples is a matrix product. Two models are resampled by the same rows: a difference
-is paired by image.
+observations. For the same reason near-duplicates stay together. A resample is a row of counts, how
+often each image is in it, so that a metric of thousands of resamples is a matrix product. Two
+models are resampled by the same rows: a difference is paired by image.
+
+Where a model makes no mistake on the images there are, all resamples say so too, however few they
+are. A difference of image AUROCs therefore has a second bound, which knows how many images there
+are, and the lower one counts.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 RESAMPLES = 2000
 # Thresholds of a resampled average precision.
@@ -27,19 +33,29 @@ class ScoredImages:
         labels: (N,) bool, True where defective.
         maps: (N, H, W) anomaly maps.
         masks: (N, H, W) bool; None where there is no ground truth.
+        groups: (N,) int, the same number for near-duplicates.
     """
 
     scores: np.ndarray
     labels: np.ndarray
     maps: np.ndarray
     masks: np.ndarray | None
+    groups: np.ndarray
+
+    def independent(self) -> tuple[int, int]:
+        """How many defective and how many normal images there are, near-duplicates counted once."""
+        defective, normal = (len(np.unique(self.groups[x])) for x in (self.labels, ~self.labels))
+        return defective, normal
 
 
-def resamples(labels: np.ndarray, seed: int = 0, number: int = RESAMPLES) -> np.ndarray:
+def resamples(
+    labels: np.ndarray, groups: np.ndarray, seed: int = 0, number: int = RESAMPLES
+) -> np.ndarray:
     """How often each image is in each resample.
 
     Args:
         labels: (N,) bool, True where defective.
+        groups: (N,) int, of near-duplicates, which are drawn together.
         seed: the same one gives the same resamples.
         number: B, of resamples.
 
@@ -48,9 +64,10 @@ def resamples(labels: np.ndarray, seed: int = 0, number: int = RESAMPLES) -> np.
     """
     generator = np.random.default_rng(seed)
     counts = np.zeros((number, len(labels)))
-    for group in (np.flatnonzero(labels), np.flatnonzero(~labels)):
-        drawn = generator.multinomial(len(group), np.full(len(group), 1 / len(group)), size=number)
-        counts[:, group] = drawn
+    for images in (np.flatnonzero(labels), np.flatnonzero(~labels)):
+        names, member_of = np.unique(groups[images], return_inverse=True)
+        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=number)
+        counts[:, images] = drawn[:, member_of]
     return counts
 
 
@@ -111,3 +128,44 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def lower_bound(differences: np.ndarray) -> float:
     """What 95 % of the resampled differences exceed."""
     return float(np.quantile(differences, 1 - CONFIDENCE))
+
+
+def lower_bound_of_aurocs(
+    one: float, other: float, correlation: float, defective: int, normal: int
+) -> float:
+    """What the difference of two image AUROCs exceeds, 95 % sure, from their values alone.
+
+    Each AUROC's own limit, and both put together with their correlation (MOVER: Zou, Statistics in
+    Medicine 27, 2008, for correlated estimates).
+
+    Args:
+        one, other: the AUROCs, of the same images; the difference is one minus the other.
+        correlation: of the two over resamples.
+        defective, normal: independent images of each class.
+    """
+    down = one - auroc_limit(one, defective, normal, upper=False)
+    up = auroc_limit(other, defective, normal, upper=True) - other
+    return one - other - max(down**2 + up**2 - 2 * correlation * down * up, 0.0) ** 0.5
+
+
+def auroc_limit(value: float, defective: int, normal: int, *, upper: bool) -> float:
+    """The one-sided 95 % limit of an image AUROC: where it would be just as far from the value as
+    chance allows there (Newcombe, Statistics in Medicine 25, 2006, part 2, method 5).
+
+    Args:
+        value: that was found.
+        defective, normal: images of each class.
+        upper: which limit.
+    """
+    sign, most = (1, 1.0) if upper else (-1, 0.0)
+    z, half = norm.ppf(CONFIDENCE), (defective + normal) / 2 - 1
+
+    def beyond(truth: float) -> float:
+        spread = 1 + half * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        variance = truth * (1 - truth) * spread / (defective * normal)
+        return sign * (truth - value) - z * variance**0.5
+
+    if value == most:
+        return most
+    # Not from 0 or 1 themselves, where chance allows nothing.
+    return float(brentq(beyond, value + sign * 1e-9, most))

@@ -1,8 +1,10 @@
 """`python -m study promote`: a study's best fits become models in a registry, one the champion."""
 
 import argparse
+import dataclasses
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -43,27 +45,32 @@ def run(given: argparse.Namespace, storage: Storage, console: Console) -> int:
 
     silence_console()
     logging.getLogger().addHandler(logging.NullHandler())
-    wrong = (
+    of_one_model = (
         CalibrationError,
         CheckpointError,
         DataError,
         DetectorError,
         MetricError,
         NonFiniteLoss,
-        RegistryError,
         WeightsError,
     )
     try:
         if mode == "study":
-            return _promote(flags, storage, console)
+            return _promote(flags, storage, console, of_one_model)
         if mode == "copy":
             return _copy(flags, storage, console)
         return _look_after(mode, flags, storage, console)
-    except wrong as e:
+    except (*of_one_model, RegistryError) as e:
         raise StudyError(" ".join(str(e).split())) from e
 
 
-def _promote(flags: dict[str, Any], storage: Storage, console: Console) -> int:
+def _promote(
+    flags: dict[str, Any],
+    storage: Storage,
+    console: Console,
+    of_one_model: tuple[type[Exception], ...],
+) -> int:
+    """Promotes a model for each category; one that cannot be had does not keep the others back."""
     from study.driver_log import log_of
     from study.registry.candidates import candidates
     from study.registry.from_fit import FromFit
@@ -78,17 +85,26 @@ def _promote(flags: dict[str, Any], storage: Storage, console: Console) -> int:
     study: StudyConfig = results.config
     wanted = tuple(dict.fromkeys(c for c in flags.get("categories", "").split(",") if c))
     chosen = candidates(results, storage, flags.get("configuration"), wanted)
+    for candidate in chosen:  # Before the first one is promoted.
+        own_folders(terms, candidate.fit.category, len(chosen))
     teller = _Teller(console, quiet=flags["json"])
     with log_of(folder):
         registry = Registry(flags["tracking_uri"] or study.mlflow_uri, make=True)
-        promoted = []
+        promoted, wrong = [], []
         for candidate in chosen:
-            source = FromFit(candidate, study, storage, terms, teller.training)
-            teller.begin(candidate, source)
-            promotion = Promotion(source, registry, terms, teller.waiting)
-            promoted.append(promotion.run(dry_run="dry_run" in flags))
-            teller.done(promoted[-1])
-    return _ended(promoted, registry, flags, console)
+            of_category = own_folders(terms, candidate.fit.category, len(chosen))
+            try:
+                source = FromFit(candidate, study, storage, of_category, teller.training)
+                teller.begin(candidate, source)
+                promotion = Promotion(source, registry, of_category, teller.waiting)
+                promoted.append(promotion.run(dry_run="dry_run" in flags))
+                teller.done(promoted[-1])
+            except of_one_model as e:
+                wrong.append(f"{candidate.fit.category}: {' '.join(str(e).split())}")
+    code = _ended(promoted, registry, flags, console)
+    if wrong:
+        raise StudyError("; ".join(wrong))
+    return code
 
 
 def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
@@ -98,7 +114,7 @@ def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
 
     here = Registry(_uri(flags, storage))
     there = Registry(flags["to"], make=True)
-    if here.uri == there.uri:
+    if _place(here.uri) == _place(there.uri):
         raise StudyError(f"--to {there.uri} is the registry that the model is in")
     folder = storage.local or Path("runs").resolve()
     if there.uri.startswith(SQLITE):  # Its files beside it, and not beside the first one's.
@@ -109,6 +125,11 @@ def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
     promoted = promotion.run(dry_run="dry_run" in flags)
     teller.done(promoted)
     return _ended([promoted], there, flags, console)
+
+
+def _place(uri: str) -> str:
+    """What tells registries apart: a file of SQLite has many spellings."""
+    return os.path.realpath(uri.partition(":///")[2]) if uri.startswith("sqlite:") else uri
 
 
 def _look_after(mode: str, flags: dict[str, Any], storage: Storage, console: Console) -> int:
@@ -168,6 +189,25 @@ def _terms(flags: dict[str, Any]) -> Any:
     from study.registry.terms import Terms
 
     return Terms(**{name: flags[name] for name in TERMS if name in flags})
+
+
+def own_folders(terms: Any, category: str, categories: int) -> Any:
+    """The terms of one category: with its own folders of images, where there are several.
+
+    Raises:
+        StudyError: if one folder was given for several categories.
+    """
+    folders = {}
+    for flag, name in (("--gate-data", "gate_data"), ("--normal-images", "normal_images")):
+        given = getattr(terms, name)
+        if given is not None and (given / category).is_dir():
+            folders[name] = given / category
+        elif given is not None and categories > 1:
+            raise StudyError(
+                f"{flag} {given} has no folder {category}: for several categories it must have "
+                "one for each; or give --categories with one of them"
+            )
+    return dataclasses.replace(terms, **folders)
 
 
 def _uri(flags: dict[str, Any], storage: Storage) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -70,10 +69,10 @@ class FromFit:
         self.additions: Additions | None = None
         if terms.normal_images is not None:
             self.additions = read_additions(terms.normal_images, self.data)
-        parts: list[Any] = [candidate.fit.key, terms.false_alarm_rate]
-        if terms.retrains:
-            parts += [terms.factor, self.additions and self.additions.contents()]
-        self.identity = digest_of(parts)[:16]
+        # Of the training alone: other thresholds do not train again.
+        self._training = [candidate.fit.key, self.additions and self.additions.contents()]
+        self._training += [terms.factor] if terms.retrains else []
+        self.identity = digest_of([*self._training, terms.false_alarm_rate])[:16]
 
     def deciding_images(self, image_size: int) -> Split:
         """The images that decide, at a size: those of `--gate-data`, or the report split.
@@ -136,7 +135,7 @@ class FromFit:
                     self.study,
                     self.data,
                     checkpoint,
-                    self.folder / "models" / self.identity,
+                    self.folder / "models" / digest_of(self._training)[:16],
                     factor=self.terms.factor or 1.0,
                     additions=self.additions,
                     tell=self.tell,
@@ -151,13 +150,14 @@ class FromFit:
 
     def _calibration(self, model: FFCAD, use_head: bool) -> Calibration:
         """Thresholds from images that trained nothing: the select split's, and kept-out ones."""
-        chosen_on = score(model, self.data.select, use_head)
-        if self.terms.false_alarm_rate is None:
-            return best_f1(chosen_on.scores, chosen_on.labels, chosen_on.maps, chosen_on.masks)
-        normal = ~chosen_on.labels
-        scores, maps = chosen_on.scores[normal], chosen_on.maps[normal]
+        found = score(model, self.data.select, use_head)
+        scores, labels, maps, masks = found.scores, found.labels, found.maps, found.masks
         if self.additions is not None:
             more = score(model, self.additions.kept_out, use_head)
-            scores = np.concatenate([scores, more.scores])
-            maps = np.concatenate([maps, more.maps])
-        return false_alarms(scores, maps, self.terms.false_alarm_rate)
+            scores, maps = np.concatenate([scores, more.scores]), np.concatenate([maps, more.maps])
+            labels = np.concatenate([labels, np.zeros(len(more.labels), bool)])
+            if masks is not None:
+                masks = np.concatenate([masks, np.zeros(more.maps.shape, bool)])
+        if self.terms.false_alarm_rate is None:
+            return best_f1(scores, labels, maps, masks)
+        return false_alarms(scores[~labels], maps[~labels], self.terms.false_alarm_rate)

@@ -20,6 +20,7 @@ from study.registry.versions import FIRST, FORCED, PASSED, REFUSED, RegistryErro
 
 # Tags of a version that are about the registry that it is in.
 OF_REGISTRY = (
+    "promotion",
     "promoter",
     "verdict",
     "champions_before",

@@ -2,7 +2,8 @@
 
 The images must have chosen neither model. The question is not whether the new one is shown to be
 better, which a small test set almost never can, but whether it is shown to be no worse than by a
-margin: the lower 95 % bound of the difference, paired by image, must exceed minus the margin.
+margin: the lower 95 % bound of the difference, paired by image, must exceed minus the margin. Below
+a number of images no bound can be trusted, and the gate says so.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from study.registry.bootstrap import (
     ScoredImages,
     interval,
     lower_bound,
+    lower_bound_of_aurocs,
     resampled_image_auroc,
     resampled_pixel_ap,
     resamples,
@@ -23,6 +25,8 @@ from study.registry.bootstrap import (
 
 # The figures that a model is judged by, and how each is had and resampled.
 IMAGE_AUROC, PIXEL_AP = "image_auroc", "pixel_ap"
+# Of each class: images, near-duplicates counted once, that can decide.
+LEAST_IMAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class Check:
 
 def figures(scored: ScoredImages) -> list[Figure]:
     """A model's metrics with intervals by resampling images; pixel AP where there are masks."""
-    counts = resamples(scored.labels)
+    counts = resamples(scored.labels, scored.groups)
     return [
         _figure(metric, exact(scored), resampled(scored, counts))
         for metric, exact, resampled in _judged_by(scored)
@@ -76,24 +80,36 @@ def compare(challenger: ScoredImages, champion: ScoredImages, margin: float) -> 
         margin: how much worse the challenger may be, as a share of 1.
 
     Returns:
-        A check of image AUROC, and one of pixel AP where there are masks.
+        A check of image AUROC, and one of pixel AP where there are masks; before them one that
+        fails if the images are too few.
 
     Raises:
         ValueError: if they are not the same images.
     """
     if not np.array_equal(challenger.labels, champion.labels):
         raise ValueError("challenger and champion must be of the same images")
-    counts = resamples(challenger.labels)
-    return [
-        _difference(
-            metric,
-            exact(challenger),
-            exact(champion),
-            resampled(challenger, counts) - resampled(champion, counts),
-            margin,
+    checks, (defective, normal) = [], challenger.independent()
+    if min(defective, normal) < LEAST_IMAGES:
+        checks.append(
+            refused(
+                "images",
+                f"{normal} normal and {defective} defective images, near-duplicates counted once, "
+                f"cannot decide: {LEAST_IMAGES} of each are needed; give --gate-data",
+            )
         )
-        for metric, exact, resampled in _judged_by(challenger)
-    ]
+    counts = resamples(challenger.labels, challenger.groups)
+    for metric, exact, resampled in _judged_by(challenger):
+        figures = exact(challenger), exact(champion)
+        both = resampled(challenger, counts), resampled(champion, counts)
+        bound = lower_bound(both[0] - both[1])
+        # Of equal scores the difference is zero, and no estimate.
+        if metric == IMAGE_AUROC and not np.array_equal(challenger.scores, champion.scores):
+            spread = min(resample.std() for resample in both) > 0
+            correlation = float(np.corrcoef(*both)[0, 1]) if spread else 0.0
+            other = lower_bound_of_aurocs(*figures, correlation, defective, normal)
+            bound = min(bound, other)
+        checks.append(_difference(metric, *figures, bound, margin))
+    return checks
 
 
 def within(name: str, value: float, most: float, unit: str) -> Check:
@@ -127,16 +143,17 @@ def _figure(metric: str, value: float, resampled: np.ndarray) -> Figure:
 
 
 def _difference(
-    metric: str, challenger: float, champion: float, resampled: np.ndarray, margin: float
+    metric: str, challenger: float, champion: float, bound: float, margin: float
 ) -> Check:
-    bound, difference = lower_bound(resampled), challenger - champion
-    passed = bound > -margin
+    difference, passed = challenger - champion, bound > -margin
     text = (
         f"{metric} {challenger:.3f} against the champion's {champion:.3f}, difference "
         f"{difference:+.3f}, 95 % sure of more than {bound:+.3f}; needed: more than {-margin:+.3f}"
     )
     if not passed:
         text += f", missed by {-margin - bound:.3f}"
+    elif champion <= margin:
+        text += ", which nothing can fail against so low a figure"
     return Check(
         name=metric,
         value=bound,

@@ -4,6 +4,7 @@ What is slow and can be repeated comes first: the detector is made, calibrated, 
 Then it is registered as a pending version, and decided about when its turn has come.
 """
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -20,6 +21,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
+from ffcad.datasets import Split
 from ffcad.detector import Detector, DetectorError
 from study.mlflow_places import experiment_id
 from study.registry.champions import complete, crown
@@ -37,11 +39,14 @@ from study.registry.versions import (
     FIRST,
     FORCED,
     PASSED,
+    PENDING,
     REFUSED,
     SEEN,
     UNDECIDED,
+    WAITING,
     RegistryError,
     Version,
+    promoter_tag,
 )
 
 
@@ -88,10 +93,24 @@ class Promotion:
         made = self.source.make()
         if dry_run:
             return self._foreseen(made)
-        if version is None:
-            version = self._register(made)
-        version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
-        return self._decide(version, made)
+        # Meanwhile somebody may have given the same command, now or while this one registers.
+        version = self.registry.of_promotion(name, identity) or self._register(made)
+        version = self.registry.version(version.name, version.number)
+        if version.gate not in UNDECIDED and self._is_decided(version):
+            return dataclasses.replace(_as_it_is(version), unchanged=True)
+        try:
+            version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
+            return self._decide(version, made)
+        except BaseException:
+            self._step_back(version)
+            raise
+
+    def _step_back(self, version: Version) -> None:
+        """Lets the other promotions of the model go ahead, as far as the registry can be told."""
+        with contextlib.suppress(RegistryError):
+            version = self.registry.version(version.name, version.number)
+            if version.gate == PENDING and version.tags.get("promoter") == promoter_tag():
+                self.registry.tag(version, {"gate": WAITING})
 
     def _is_decided(self, version: Version) -> bool:
         """Whether nothing is left to do; one that was refused is looked at again."""
@@ -154,9 +173,12 @@ class Promotion:
         registry = self.registry
         while True:
             champion = registry.champion(version.name)
+            if champion is not None and champion.number == version.number:
+                return _as_it_is(complete(registry, champion))
             checks = self._checks(made, champion)
             verdict = self._verdict(champion, checks)
-            version = registry.tag(version, self._kept(champion, made, checks, verdict))
+            kept = made.tags | self._kept(champion, made, checks, verdict)
+            version = registry.describe(registry.tag(version, kept), made.description)
             check_ours(registry, version)
             if verdict == REFUSED:
                 registry.point(CHALLENGER, version)
@@ -216,23 +238,23 @@ class Promotion:
             return [refused("images", "no images were given that could decide; give --gate-data")]
         try:
             theirs = self._fetched(champion)
-        except DetectorError as e:
+        except (DetectorError, ModelFilesError) as e:
+            # Raises where it is the registry that does not answer: that will be over.
+            self.registry.version(champion.name, number)
             return [refused("champion", f"champion version {number} cannot be asked: {e}")]
         size = theirs.config.image_size
         images, seen = source.deciding_images(size), self.registry.seen_images(champion)
         checks = []
+        own = source.deciding_images(made.detector.config.image_size)
+        # What was chosen under 'paper' is refused for that.
+        if source.why_refused is None and (twice := known_paths(own, made.seen or ())):
+            checks.append(refused("images", _made_of("the model itself", twice, own)))
         if seen is None:
             checks.append(
                 refused("images", f"it is not known what champion version {number} was made of")
             )
         elif twice := known_paths(images, seen):
-            checks.append(
-                refused(
-                    "images",
-                    f"champion version {number} was trained or chosen on {len(twice)} of the "
-                    f"{len(images)} images that decide, as {twice[0]}; give --gate-data",
-                )
-            )
+            checks.append(refused("images", _made_of(f"champion version {number}", twice, images)))
         truth = source.deciding_images(max(size, made.detector.config.image_size))
         scored = score(theirs.predictor.model, images, theirs.predictor.use_head)
         return checks + compare(
@@ -241,11 +263,8 @@ class Promotion:
 
     def _fetched(self, version: Version) -> Detector:
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                fetched = fetch_detector(version.uri, Path(folder), self.registry.uri)
-                return Detector.load(fetched.folder)
-            except ModelFilesError as e:
-                raise RegistryError(f"{e}; when it can be had, give the same command again") from e
+            fetched = fetch_detector(version.uri, Path(folder), self.registry.uri)
+            return Detector.load(fetched.folder)
 
     def _foreseen(self, made: Made) -> Promoted:
         """What a promotion would come to now."""
@@ -261,6 +280,13 @@ class Promotion:
             made=made,
             checks=checks,
         )
+
+
+def _made_of(model: str, twice: list[str], images: Split) -> str:
+    return (
+        f"{model} was trained or chosen on {len(twice)} of the {len(images)} images that decide, "
+        f"as {twice[0]}; give --gate-data"
+    )
 
 
 def _as_it_is(version: Version) -> Promoted:

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, DataError, Split, load_images, load_textures
@@ -13,7 +15,7 @@ from ffcad.datasets.cache import digest_of
 from ffcad.encoder_weights import save_encoder
 from ffcad.predictor import Predictor
 from ffcad.training import Progress, train
-from study.config import StudyConfig
+from study.config import StudyConfig, StudyError
 from study.registry.candidates import Candidate
 from study.registry.scoring import content, digest
 
@@ -96,7 +98,31 @@ def retrain(
 
     Returns:
         The checkpoint.
+
+    Raises:
+        StudyError: if another process trains the same.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise StudyError(
+                f"another promotion trains the same in {folder}; wait for it, or end it"
+            ) from None
+        return _retrained(candidate, study, data, trained, folder, factor, additions, tell)
+
+
+def _retrained(
+    candidate: Candidate,
+    study: StudyConfig,
+    data: CategoryData,
+    trained: Path,
+    folder: Path,
+    factor: float,
+    additions: Additions | None,
+    tell: Callable[[Progress, int], None],
+) -> Path:
     encoder = folder / "encoder.safetensors"
     save_encoder(encoder, Predictor.load(trained, "cpu").model.encoder, {})
     config = dataclasses.replace(

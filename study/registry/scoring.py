@@ -1,5 +1,6 @@
 """The images that decide about a model, what a model says of them, and what it costs to ask."""
 
+import dataclasses
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ffcad.datasets import DataError, Split, load_images
+from ffcad.datasets.duplicates import near_duplicates
+from ffcad.datasets.images import thumbnail
 from ffcad.model import FFCAD
 from ffcad.predictor import predict
 from study.latency import predict_seconds
@@ -35,7 +39,14 @@ class Speed:
 def score(model: FFCAD, split: Split, use_head: bool) -> ScoredImages:
     """What a model says of a split's images, which have its size."""
     scores, maps = predict(model, split.images, use_head=use_head)
-    return ScoredImages(scores=scores, labels=split.labels, maps=maps, masks=split.masks)
+    thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in split.images])
+    return ScoredImages(
+        scores=scores,
+        labels=split.labels,
+        maps=maps,
+        masks=split.masks,
+        groups=near_duplicates(thumbnails),
+    )
 
 
 def at_size(scored: ScoredImages, truth: Split) -> ScoredImages:
@@ -51,7 +62,7 @@ def at_size(scored: ScoredImages, truth: Split) -> ScoredImages:
         tensor = torch.from_numpy(maps)[:, None]
         resized = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)
         maps = resized[:, 0].numpy()
-    return ScoredImages(scores=scored.scores, labels=truth.labels, maps=maps, masks=truth.masks)
+    return dataclasses.replace(scored, labels=truth.labels, maps=maps, masks=truth.masks)
 
 
 def measure_speed(model: FFCAD, use_head: bool) -> Speed:

@@ -80,6 +80,7 @@ def made(identity, skill, seen, speed):
         labels=images.labels,
         maps=skill * images.masks.astype(np.float32),
         masks=images.masks,
+        groups=np.arange(len(images.labels)),
     )
     return Made(
         detector=one,

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from ffcad.metrics import image_auroc, pixel_ap
 from study.registry.bootstrap import (
     ScoredImages,
+    auroc_limit,
     interval,
     lower_bound,
+    lower_bound_of_aurocs,
     resampled_image_auroc,
     resampled_pixel_ap,
     resamples,
@@ -24,7 +27,9 @@ def scored(generator, normal=9, defective=7, shift=1.0, digits=1):
     for i in np.flatnonzero(labels):
         masks[i, : 1 + i % 4, :3] = True
     maps = generator.normal(masks * shift, 1.0).round(digits).astype(np.float32)
-    return ScoredImages(scores=scores, labels=labels, maps=maps, masks=masks)
+    return ScoredImages(
+        scores=scores, labels=labels, maps=maps, masks=masks, groups=np.arange(len(labels))
+    )
 
 
 def repeated(one, counts):
@@ -35,16 +40,43 @@ def repeated(one, counts):
 
 def test_a_resample_has_as_many_images_of_each_class_as_there_are():
     labels = np.arange(10) >= 6
-    counts = resamples(labels, number=50)
+    alone = np.arange(10)
+    counts = resamples(labels, alone, number=50)
     assert (counts[:, labels].sum(1) == 4).all()
     assert (counts[:, ~labels].sum(1) == 6).all()
     assert len(np.unique(counts, axis=0)) > 40
-    np.testing.assert_array_equal(counts, resamples(labels, number=50))
+    np.testing.assert_array_equal(counts, resamples(labels, alone, number=50))
+
+
+def test_near_duplicates_are_drawn_together():
+    labels = np.arange(10) >= 6
+    groups = np.array([0, 0, 0, 1, 2, 3, 3, 4, 4, 5])  # Group 3 has both classes.
+    counts = resamples(labels, groups, number=200)
+    for same in ((0, 1, 2), (7, 8)):
+        assert (counts[:, same] == counts[:, same[:1]]).all()
+    assert (counts[:, 5] != counts[:, 6]).any()
+    # Four groups of normal images, three of defective ones.
+    assert (counts[:, [0, 3, 4, 5]].sum(1) == 4).all()
+    assert (counts[:, [6, 7, 9]].sum(1) == 3).all()
+
+
+def test_limits_of_an_auroc_are_as_published_and_never_at_the_value():
+    # Newcombe (2006), method 5, by hand: at the lower limit L of an AUROC of 1 with 10 and 10
+    # images, 1 - L = 1.645 * sqrt(L (1 - L) (1 + 9 ((1 - L) / (2 - L) + L / (1 + L))) / 100).
+    low = auroc_limit(1.0, 10, 10, upper=False)
+    spread = 1 + 9 * ((1 - low) / (2 - low) + low / (1 + low))
+    assert 1 - low == pytest.approx(1.644854 * (low * (1 - low) * spread / 100) ** 0.5, rel=1e-5)
+    assert 0.8 < low < 0.95
+    assert auroc_limit(1.0, 10, 10, upper=True) == 1.0
+    assert auroc_limit(0.0, 10, 10, upper=False) == 0.0
+    for value in (0.3, 0.5, 0.9, 0.999):
+        few, many = (auroc_limit(value, n, n, upper=False) for n in (10, 1000))
+        assert few < many < value < auroc_limit(value, 1000, 1000, upper=True)
 
 
 def test_figures_of_resamples_are_those_of_the_repeated_images():
     one = scored(np.random.default_rng(0))
-    counts = resamples(one.labels, number=25)
+    counts = resamples(one.labels, one.groups, number=25)
     aurocs, aps = resampled_image_auroc(one, counts), resampled_pixel_ap(one, counts)
     for row, auroc, ap in zip(counts, aurocs, aps, strict=True):
         scores, labels, maps, masks = repeated(one, row)
@@ -58,7 +90,9 @@ def test_pixel_ap_of_many_pixels_differs_little_from_the_exact_one():
     masks = np.zeros((6, 96, 96), bool)
     masks[3:, 20:60, 20:60] = True
     maps = generator.normal(masks * 1.5, 1.0)
-    one = ScoredImages(scores=maps.max((1, 2)), labels=np.arange(6) >= 3, maps=maps, masks=masks)
+    labels, groups = np.arange(6) >= 3, np.arange(6)
+    scores = maps.max((1, 2))
+    one = ScoredImages(scores=scores, labels=labels, maps=maps, masks=masks, groups=groups)
     found = resampled_pixel_ap(one, np.ones((1, 6)))
     assert found == pytest.approx(pixel_ap(maps, masks), abs=1e-3)
 
@@ -85,13 +119,44 @@ def test_the_interval_and_the_bound_hold_the_truth_about_as_often_as_they_say():
                 labels=labels,
                 maps=np.zeros((60, 1, 1)),
                 masks=None,
+                groups=np.arange(60),
             )
             for _ in range(2)
         ]
-        counts = resamples(labels, number=400)
+        counts = resamples(labels, np.arange(60), number=400)
         one, other = (resampled_image_auroc(model, counts) for model in models)
         low, high = interval(one)
         held += low <= truth <= high
         above += lower_bound(one - other) <= 0.0
     assert 0.90 < held / rounds < 0.98
     assert 0.91 < above / rounds < 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aurocs", [(0.98, 1 - 1e-6), (0.93, 0.95), (0.83, 0.85)])
+@pytest.mark.parametrize("images", [10, 20, 50])
+def test_a_model_that_is_worse_by_the_margin_seldom_exceeds_the_bound(aurocs, images):
+    """Where resamples alone say "95 % sure" of too much: up to 40 % of the time with 10 images."""
+    generator = np.random.default_rng(4)
+    labels, alone, rounds, over = np.arange(2 * images) >= images, np.arange(2 * images), 200, 0
+    shifts = norm.ppf(aurocs) * 2**0.5
+    for i in range(rounds):
+        common = generator.normal(0, 0.6**0.5, 2 * images)
+        models = [
+            ScoredImages(
+                scores=common + generator.normal(0, 0.4**0.5, 2 * images) + labels * shift,
+                labels=labels,
+                maps=np.zeros((2 * images, 1, 1)),
+                masks=None,
+                groups=alone,
+            )
+            for shift in shifts
+        ]
+        counts = resamples(labels, alone, seed=i, number=400)
+        one, other = (resampled_image_auroc(model, counts) for model in models)
+        values = [image_auroc(model.scores, labels) for model in models]
+        varied = min(one.std(), other.std()) > 0
+        correlation = np.corrcoef(one, other)[0, 1] if varied else 0.0
+        bound = lower_bound_of_aurocs(*values, correlation, images, images)
+        over += min(lower_bound(one - other), bound) > -0.02
+    assert over / rounds < 0.085  # 5 % and what 200 rounds may differ by.

@@ -21,6 +21,18 @@ def model(noise, seed=0, masks=True):
         labels=LABELS,
         maps=maps.astype(np.float32),
         masks=truth if masks else None,
+        groups=np.arange(len(LABELS)),
+    )
+
+
+def part(one, images):
+    """Some of the images, in the order given."""
+    return ScoredImages(
+        scores=one.scores[images],
+        labels=one.labels[images],
+        maps=one.maps[images],
+        masks=one.masks[images],
+        groups=one.groups[images],
     )
 
 
@@ -69,11 +81,48 @@ def test_figures_lie_within_their_intervals():
 
 def test_other_images_are_no_comparison():
     one = model(0.8)
-    fewer = ScoredImages(
-        scores=one.scores[1:], labels=one.labels[1:], maps=one.maps[1:], masks=one.masks[1:]
-    )
+    fewer = part(one, np.arange(1, len(LABELS)))
     with pytest.raises(ValueError, match="same images"):
         compare(one, fewer, 0.02)
+
+
+def test_too_few_images_cannot_decide():
+    good, bad = model(0.1), model(3.0, seed=1)
+    few = np.r_[0:9, 40:60]
+    (why, *_) = compare(part(good, few), part(bad, few), 0.02)
+    assert (why.name, why.passed) == ("images", False)
+    assert why.text.startswith("9 normal and 20 defective images")
+    # The same image many times is one image.
+    often = np.r_[np.repeat(np.arange(9), 10), 40:60]
+    (why, *_) = compare(part(good, often), part(bad, often), 0.02)
+    assert why.text.startswith("9 normal and 20 defective images")
+    enough = np.r_[0:10, 40:50]
+    assert len(compare(part(good, enough), part(bad, enough), 0.02)) == 2
+
+
+def test_images_that_are_there_twice_make_nothing_surer():
+    one, other = model(1.2, seed=2), model(1.2, seed=3)
+    twice = np.repeat(np.arange(len(LABELS)), 8)
+    once, often = compare(one, other, 0.02), compare(part(one, twice), part(other, twice), 0.02)
+    for a, b in zip(once, often, strict=True):
+        assert b.value == pytest.approx(a.value, abs=0.01)
+
+
+def test_models_without_a_mistake_on_few_images_are_not_sure_to_make_none():
+    one, other = model(0.01), model(0.01, seed=1)
+    few = np.r_[0:12, 40:52]
+    auroc = compare(part(one, few), part(other, few), 0.02)[0]
+    assert auroc.details == {"challenger": 1.0, "champion": 1.0, "difference": 0.0}
+    assert auroc.value < -0.05
+    assert not auroc.passed
+
+
+def test_a_figure_within_the_margin_says_that_nothing_can_fail_it():
+    blind = model(0.0)
+    blind.maps[:] = blind.maps * 0  # Its pixel AP is the share of defective pixels.
+    ap = compare(model(0.5), blind, 0.2)[1]
+    assert ap.details["champion"] < 0.2
+    assert ap.text.endswith("which nothing can fail against so low a figure")
 
 
 def test_limits_say_what_is_too_much():

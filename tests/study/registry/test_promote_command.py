@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from study.__main__ import main
+from study.config import StudyError
 from study.fits import Fit
 from study.inputs import cases_of
 from study.ledger import FINISHED
 from study.question import ask
-from study.registry.command import REFUSED_CODE
+from study.registry.command import REFUSED_CODE, own_folders
+from study.registry.terms import Terms
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 
@@ -126,7 +128,21 @@ def test_a_fit_is_trained_again_with_more_images_and_a_part_is_kept_out(promote,
     assert done["tags"]["false_alarm_rate"] == "0.2"
     code, out, err = promote("tiny", "--false-alarm-rate", "0.001", "--tracking-uri", uri)
     assert code == 2
-    assert re.fullmatch(r"error: a false-alarm rate of 0.001 needs 999 .*\n", err)
+    assert re.fullmatch(r"error: dial: a false-alarm rate of 0.001 needs 999 .*\n", err)
+
+
+def test_several_categories_have_folders_of_their_own(tmp_path):
+    for name in ("gate/wood", "gate/dial", "more/wood"):
+        (tmp_path / name).mkdir(parents=True)
+    gate, more = tmp_path / "gate", tmp_path / "more"
+    found = own_folders(Terms(gate_data=gate), "dial", 2)
+    assert found.gate_data == gate / "dial"
+    assert own_folders(Terms(gate_data=gate / "dial"), "dial", 1).gate_data == gate / "dial"
+    assert own_folders(Terms(gate_data=gate, normal_images=more), "wood", 2) == Terms(
+        gate_data=gate / "wood", normal_images=more / "wood"
+    )
+    with pytest.raises(StudyError, match=r"--normal-images .*more has no folder dial: for several"):
+        own_folders(Terms(gate_data=gate, normal_images=more), "dial", 2)
 
 
 @pytest.mark.parametrize(

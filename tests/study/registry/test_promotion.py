@@ -1,5 +1,6 @@
 """Promotions into a real registry: champions, challengers, what is broken off, two at once."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from made_models import NAME, MadeSource, deciding_images, state
 
+from ffcad.datasets import DataError
 from study.registry.champions import roll_back
 from study.registry.from_registry import FromRegistry
 from study.registry.mlflow_registry import Registry
@@ -147,12 +149,83 @@ def test_limits_hold_for_everyone(registry, tmp_path):
 
 def test_images_that_made_the_champion_do_not_decide(registry, tmp_path):
     images = deciding_images(32)
-    promote(registry, tmp_path, "other", seen=tuple(sorted(content(images)))[:7])
+    seen = tuple(sorted(content(images)))[:7]
+    assert promote(registry, tmp_path, "other", seen=seen, force="none else is there").champion
     done = promote(registry, tmp_path, "third")
     assert done.verdict == "refused"
     failed = [check for check in done.checks if not check.passed]
     assert failed[0].name == "images"
     assert f"on 7 of the {len(images)} images that decide" in failed[0].text
+
+
+def test_images_that_made_the_model_itself_do_not_decide(registry, tmp_path):
+    images = deciding_images(32)
+    done = promote(registry, tmp_path, "next", seen=tuple(sorted(content(images)))[:3])
+    failed = [check for check in done.checks if not check.passed]
+    assert [check.name for check in failed] == ["images"]
+    assert failed[0].text.startswith(
+        f"the model itself was trained or chosen on 3 of the {len(images)}"
+    )
+
+
+@pytest.mark.parametrize("terms", [{}, {"most_latency_ms": 5.0}])
+def test_the_same_command_while_the_model_is_made_finds_the_version_decided(
+    registry, tmp_path, terms
+):
+    """Somebody else gives it, and is faster."""
+    source, asked = MadeSource(tmp_path, "next"), Terms(**terms)
+    make, others = source.make, []
+
+    def slowly():
+        others.append(promote(Registry(registry.uri), tmp_path, "next"))
+        return make()
+
+    source.make = slowly
+    done = Promotion(source, registry, asked).run()
+    assert [other.verdict for other in others] == ["passed"]
+    assert (done.verdict, done.champion, done.unchanged) == ("passed", True, True)
+    assert state(registry.uri) == {1: ("first", (), ""), 2: ("passed", CHAMPION, "1")}
+    assert registry.champion(NAME).tags["gate_champion"] == "1"
+
+
+def test_a_champion_without_its_files_is_passed_by_force_only(tmp_path):
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", make=True)
+    promote(registry, tmp_path, "first")
+    files = registry.client.get_model_version_download_uri(NAME, "1").removeprefix("file://")
+    shutil.rmtree(files)
+    done = promote(registry, tmp_path, "next")
+    assert done.verdict == "refused"
+    assert done.checks[0].text.startswith("champion version 1 cannot be asked: ")
+    assert promote(registry, tmp_path, "next", force="its files are lost").champion
+
+
+def test_who_ends_with_an_error_lets_the_others_go_ahead(registry, tmp_path):
+    source = MadeSource(tmp_path, "next")
+    asked = []
+
+    def not_any_more(image_size):
+        asked.append(image_size)
+        raise DataError("the images are gone")
+
+    source.deciding_images = not_any_more
+    with pytest.raises(DataError, match="the images are gone"):
+        Promotion(source, registry, Terms()).run()
+    assert asked
+    assert state(registry.uri)[2] == ("waiting", (), "")
+    assert promote(registry, tmp_path, "other").champion
+    assert promote(registry, tmp_path, "next").champion
+
+
+def test_a_version_that_is_looked_at_again_has_the_figures_of_that_time(registry, tmp_path):
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    source = MadeSource(tmp_path, "next", BAD)
+    later = dataclasses.replace(
+        source.make(), description="Seen again.", tags={"latency_ms": "7", "category": "dial"}
+    )
+    source.make = lambda: later
+    assert Promotion(source, registry, Terms()).run().verdict == "refused"
+    version = registry.version(NAME, 2)
+    assert (version.description, version.tags["latency_ms"]) == ("Seen again.", "7")
 
 
 def outcome(registry):
