@@ -59,7 +59,9 @@ exec /usr/sbin/sshd -D -e -f /root/.sshd/config
 
 def missing_packages() -> list[str]:
     """Debian packages that are needed and not there."""
-    return [package for program, package in PACKAGES.items() if not shutil.which(program, path=PATH)]
+    return [
+        package for program, package in PACKAGES.items() if not shutil.which(program, path=PATH)
+    ]
 
 
 def address(host: str) -> str:
