@@ -100,9 +100,11 @@ def boot(host: str, folder: Path) -> None:
     script = INIT.format(name=host, folder=folder, shared=SHARED, python="\n".join(mounts))
     with open(folder / host / "boot.log", "a") as log:
         subprocess.Popen(
-            ["ip", "netns", "exec", _space(host)]
-            + ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
-            + ["bash", "-c", script],
+            [
+                "ip", "netns", "exec", _space(host),
+                "unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc",
+                "bash", "-c", script,
+            ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": PATH},
             start_new_session=True,
         )  # fmt: skip
