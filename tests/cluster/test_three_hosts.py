@@ -15,7 +15,6 @@ from pathlib import Path
 
 import hosts
 import pytest
-from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
@@ -24,7 +23,7 @@ STORAGE = f"{hosts.SHARED}/ffcad"
 TRACKING = f"http://{hosts.address('services')}:5000"
 WORKERS = ("worker1", "worker2")
 SECONDS = 300.0
-# Until a fit of a lost machine is gone on with elsewhere.
+# Until a fit of a lost machine is gone on with elsewhere, where the cores are not shared with others.
 MOST_SECONDS = 30.0
 EVERY, ITERATIONS = 20, 240
 
@@ -50,6 +49,10 @@ class Cluster:
         output, _ = process.communicate(timeout=SECONDS)
         assert code is None or process.returncode == code, f"{command}\n{output[-5000:]}"
         return output
+
+    def user(self, command):
+        """What a user's command says, typed in the repository's folder on the laptop."""
+        return self.type("laptop", f"cd ffcad-study && {command}")
 
     def fits(self, study):
         """The records of a study's fits, as far as they are written."""
@@ -83,7 +86,7 @@ def cluster(tmp_path_factory):
         server = start_services(cluster)
         lay_out_laptop(folder / "laptop" / "root")
         began = time.monotonic()
-        cluster.type("laptop", "cd ffcad-study && ray up --yes cluster/local.yaml")
+        cluster.user("ray up --yes cluster/local.yaml")
         head = time.monotonic() - began
         wait_for("worker", lambda: len(cluster.nodes()) == 3)
         print(f"ray up: {head:.0f} s, all workers {time.monotonic() - began:.0f} s")
@@ -194,6 +197,15 @@ def lose(cluster, study, host, loss, process):
     return seconds
 
 
+def load():
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def most_seconds():
+    """What is allowed on a machine that may have more to do than this test."""
+    return MOST_SECONDS * max(1.0, os.getloadavg()[0] / (2 * os.cpu_count()))
+
+
 def busiest(cluster, study):
     counted = Counter(place(f) for f in begun(cluster, study).values())
     return counted.most_common(1)[0][0] if counted else None
@@ -214,6 +226,8 @@ def check_all_done_once(cluster, study, fits):
 
 
 def check_mlflow(study, records):
+    from mlflow import MlflowClient  # Takes seconds, and fast tests collect this module too.
+
     client = MlflowClient(TRACKING)
     [experiment] = client.search_experiments(filter_string=f"name LIKE '%{study}%'")
     runs = client.search_runs([experiment.experiment_id])
@@ -234,8 +248,8 @@ def test_a_study_outlives_its_machines(cluster):
 
     killed = busiest(cluster, study)
     seconds = lose(cluster, study, killed, hosts.kill, driver)
-    print(f"{killed} killed, its fit gone on with after {seconds:.1f} s")
-    assert seconds < MOST_SECONDS
+    print(f"{killed} killed, its fit gone on with after {seconds:.1f} s; {load()}")
+    assert seconds < most_seconds()
     hosts.boot(killed, cluster.folder)
     seconds = wait_for("return of the host", lambda: killed in cluster.nodes(), driver)
     print(f"{killed} started again, part of the cluster after {seconds:.0f} s")
@@ -243,11 +257,9 @@ def test_a_study_outlives_its_machines(cluster):
     wait_for("evaluated fit", lambda: busiest(cluster, study) not in (None, killed), driver)
     cut = busiest(cluster, study)
     seconds = lose(cluster, study, cut, hosts.cut, driver)
-    print(f"{cut} cut off, its fit gone on with after {seconds:.1f} s")
-    assert seconds < MOST_SECONDS
-    output = cluster.type(
-        "laptop", f"cd ffcad-study && python -m study status {study} --storage {STORAGE}"
-    )
+    print(f"{cut} cut off, its fit gone on with after {seconds:.1f} s; {load()}")
+    assert seconds < most_seconds()
+    output = cluster.user(f"python -m study status {study} --storage {STORAGE}")
     assert "on head" in output
     hosts.mend(cut)
 
@@ -258,20 +270,16 @@ def test_a_study_outlives_its_machines(cluster):
     hosts_of = {sitting["host"] for record in records.values() for sitting in record["sittings"]}
     assert hosts_of == set(WORKERS)
     check_mlflow(study, records)
-    output = cluster.type(
-        "laptop",
-        f"cd ffcad-study && python -m study report {study} --storage {STORAGE} --output ~/report",
-    )
+    output = cluster.user(f"python -m study report {study} --storage {STORAGE} --output ~/report")
     assert (cluster.folder / "laptop" / "root" / "report" / "report.html").is_file(), output
 
 
 def test_ray_down_ends_ray_on_all_machines(cluster):
     assert cluster.nodes() == ["head", *WORKERS]
-    cluster.type("laptop", "cd ffcad-study && ray down --yes cluster/local.yaml")
+    cluster.user("ray down --yes cluster/local.yaml")
 
     def at_rest():
-        return not any(
-            "raylet" in cluster.type(host, "ps -e -o comm") for host in ("head", *WORKERS)
-        )
+        running = [cluster.type(host, "ps -e -o comm") for host in ("head", *WORKERS)]
+        return not any("raylet" in processes for processes in running)
 
     print(f"ray down: all at rest after {wait_for('rest', at_rest):.0f} s")
