@@ -22,7 +22,13 @@ from pathlib import Path
 HOSTS = {"head": 10, "worker1": 11, "worker2": 12, "services": 20, "laptop": 30}
 NETWORK, BRIDGE = "198.18.77", "ffcadhosts0"
 # Debian's names of the packages, by a program of each.
-PACKAGES = {"ip": "iproute2", "nsenter": "util-linux", "sshd": "openssh-server", "rsync": "rsync"}
+PACKAGES = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "sshd": "openssh-server",
+    "rsync": "rsync",
+    "curl": "curl",
+}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHARED = "/mnt/shared"
 ENVIRONMENT = "ffcad-env"
