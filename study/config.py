@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffcad.config import knobs
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
+from study.default_places import FOLDER, local_folder, mlflow_file
 from study.storage import Storage
 
 if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
@@ -106,7 +107,7 @@ class StudyConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     allow_duplicates: bool = False
     name: str = ""
-    storage: str = "runs"
+    storage: str = FOLDER
     tracking_uri: str | None = None
     num_trials: int = 6
     confirm: int = 0
@@ -176,12 +177,12 @@ class StudyConfig:
     @property
     def local_folder(self) -> Path:
         """Where this machine keeps what does not belong on an object store: MLflow's SQLite."""
-        return Storage(self.storage).local or Path("runs").resolve()
+        return local_folder(Storage(self.storage))
 
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow is."""
-        return self.tracking_uri or f"sqlite:///{self.local_folder / 'mlflow.db'}"
+        return self.tracking_uri or mlflow_file(self.local_folder)
 
     def search_space(self) -> "Space":
         """The space to draw from."""
