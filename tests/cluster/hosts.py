@@ -185,12 +185,13 @@ def _make_environment(root: Path) -> None:
     [packages] = place.glob("lib/python*/site-packages")
     own = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "ffcad_study.pth").write_text("\n".join(["/root/ffcad-study", *own]) + "\n")
-    script = place / "bin" / "ray"
-    script.write_text(
-        f"#!/root/{ENVIRONMENT}/bin/python\n"
-        "import sys\nfrom ray.scripts.scripts import main\nsys.exit(main())\n"
-    )
-    script.chmod(0o755)
+    for program, main in {"ray": "ray.scripts.scripts", "mlflow": "mlflow.cli"}.items():
+        script = place / "bin" / program
+        script.write_text(
+            f"#!/root/{ENVIRONMENT}/bin/python\n"
+            f"import sys\nfrom {main} import cli\nsys.exit(cli())\n"
+        )
+        script.chmod(0o755)
 
 
 def _connect(host: str) -> None:
