@@ -71,7 +71,8 @@ class LeasedWork(ABC, Generic[Kind]):
             StorageError: if the storage fails.
             LeaseLost: if another worker took it over, thinking this one dead.
         """
-        who = {"study": self.context.study.name, **self.holder}
+        context = self.context
+        who = {"study": context.study.name, **self.holder, "worker": context.worker}
         waiter = Waiter(self.records.storage, self.records.folder(self.key), who)
         lease = None
         while not self._is_decided():

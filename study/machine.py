@@ -20,6 +20,8 @@ from study.config import StudyConfig, StudyError
 
 SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 _PROC = Path("/proc/self")
+# What the revision is to stand for; a node of a cluster has no more of the repository.
+_CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycache__/**")
 
 
 def code_environment() -> dict[str, Any]:
@@ -28,7 +30,7 @@ def code_environment() -> dict[str, Any]:
     packages = ("ray", "optuna", "mlflow", "torchvision", "numpy")
     return {
         "git_sha": sha,
-        "git_dirty": None if sha is None else bool(_git("status", "--porcelain")),
+        "git_dirty": None if sha is None else bool(_git("status", "--porcelain", "--", *_CODE)),
         **{name: version(name) for name in packages},
         "ffcad_study": _own_version(),
     }

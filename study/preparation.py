@@ -48,6 +48,7 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str |
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
     watch = DriverWatch(context)
+    context = context.of_worker(f"encoder {need.key}")
     try:
         # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
         with contextlib.closing(Making(context, need, again).run()) as run:

@@ -40,6 +40,7 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
     configuration = TrainConfig.from_dict(config["configuration"])
     cases = [Case(**case) for case in config["cases"]]
     watch = DriverWatch(context)
+    context = context.of_worker(f"trial {config['trial_number']}")
     scores: list[float] = []
     for case in cases:
         fit = make_fit(context, config["trial_number"], configuration, case)
