@@ -19,6 +19,10 @@ class StudyContext:
         rungs: of a whole trial.
         environment: of the driver: git revision and whether the tree was dirty.
         driver: the driver's lease, whose end is the workers' end too.
+        demands: what a node must answer before its first fit; None on one machine.
+        asked: ids of the nodes that the driver has asked already.
+        more_memory: whether a fit that runs out of memory comes back with more of a GPU, and has
+            not failed.
     """
 
     study: StudyConfig
@@ -27,6 +31,9 @@ class StudyContext:
     rungs: int
     environment: dict[str, Any]
     driver: str | None = None
+    demands: dict[str, Any] | None = None
+    asked: frozenset[str] = frozenset()
+    more_memory: bool = False
 
     def rung(self, config: TrainConfig, iteration: int) -> int:
         """Evaluations since the latest possible change of stage; 0 or less before it."""
