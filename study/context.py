@@ -22,6 +22,10 @@ class StudyContext:
         driver: the driver's lease, whose end is the workers' end too.
         worker: which of the driver's workers this is. Ray starts one again where its machine was
             lost, and never has two of them.
+        demands: what a node must answer before its first fit; None on one machine.
+        asked: ids of the nodes that the driver has asked already.
+        more_memory: whether a fit that runs out of memory comes back with more of a GPU, and has
+            not failed.
     """
 
     study: StudyConfig
@@ -31,6 +35,9 @@ class StudyContext:
     environment: dict[str, Any]
     driver: str | None = None
     worker: str | None = None
+    demands: dict[str, Any] | None = None
+    asked: frozenset[str] = frozenset()
+    more_memory: bool = False
 
     def of_worker(self, name: str) -> "StudyContext":
         """The context as one worker has it."""

@@ -4,7 +4,7 @@ import argparse
 
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
 from ffcad.pretrain_config import METHODS
-from study.config import LOG_CHECKPOINTS, OBJECTIVES, StudyError
+from study.config import AUTO, LOG_CHECKPOINTS, OBJECTIVES, StudyError
 from study.default_places import STORAGE_DEFAULT, TRACKING_DEFAULT
 from study.space_files import available_spaces
 
@@ -96,6 +96,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copied into MLflow (default: last)")
     add("--retries", type=int, metavar="N", help="of a trial whose worker dies (default: 2)")
     add("--cpus-per-trial", type=int, metavar="N", help="cores of a trial (default: 1)")
-    add("--gpus-per-trial", type=float, metavar="N", help="may be a fraction (default: 1 if any)")
+    add(
+        "--gpus-per-trial",
+        type=_gpus,
+        metavar="N",
+        help="may be a fraction, or auto, which measures the memory of a fit (default: 1 if any)",
+    )
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     return parser
+
+
+def _gpus(text: str) -> float | str:
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or {AUTO} but got {text!r}") from None
