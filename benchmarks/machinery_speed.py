@@ -55,6 +55,7 @@ from rich.table import Table
 from ffcad.training import AUTOENCODER, HEAD, Progress
 from study.arguments import parse
 from study.background import Background
+from study.cluster import Room
 from study.driver import driver_lease
 from study.fits import Fit
 from study.inputs import prepare
@@ -198,7 +199,9 @@ def study(folder: Path, trials: int) -> float:
         sitting = Sitting(config, space, inputs, documents, lease, plan, journal)
         search = make_search(sitting)
         search.__class__ = TimedSearch
-        tuner = make_tuner(make_context(sitting), search, plan, str(folder), SLOTS, 0.0, IdleFit)
+        tuner = make_tuner(
+            make_context(sitting, Room(SLOTS, 0.0)), search, plan, str(folder), SLOTS, 0.0, IdleFit
+        )
         background = Background(config, journal)
         background.mirror.sync(live=True)
         background.start()

@@ -7,6 +7,7 @@ import sys
 
 from ffcad.config import ConfigError
 from study.config import StudyError
+from study.default_places import STORAGE_DEFAULT, default_storage
 from study.encoders import EncoderError
 from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import Ledger, LedgerError
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     sync.add_argument("--tracking-uri", help="default: the study's own")
     report = report_command.add_parser(commands)
     for command in (status, sync, report):
-        command.add_argument("--storage", default="runs", help="folder or URI (default: runs)")
+        command.add_argument(
+            "--storage", default=default_storage(), help=f"folder or URI ({STORAGE_DEFAULT})"
+        )
     encoder_commands.add_parser(commands)
     promote_flags.add_parser(commands)
     predict_command.add_parser(commands, asked="predict" in arguments)

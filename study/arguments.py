@@ -14,11 +14,11 @@ from study.config import (
     StudyError,
     space_fields,
 )
+from study.default_places import TRACKING_VARIABLE, default_storage, default_tracking_uri
 from study.flags import (
     DEFAULT_DRAWS,
     DEFAULT_ENCODER,
     DEFAULT_SPACE,
-    DEFAULT_STORAGE,
     SYNTHETIC_CATEGORY,
     make_parser,
 )
@@ -53,16 +53,16 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, Sought]:
             one line.
     """
     given = vars(make_parser().parse_args(argv))
-    storage = Storage(given.pop("storage", DEFAULT_STORAGE))
+    storage = Storage(given.pop("storage", default_storage()))
     sought = _sought(given)
-    fields: dict[str, Any] = {"storage": storage.where}
+    fields: dict[str, Any] = {"tracking_uri": default_tracking_uri(), "storage": storage.where}
     space = None
     if "resume" in given:
         name = given.pop("resume")
         if given.get("study", name) != name:
             raise StudyError("--resume and --study name two studies; give one of them")
         old = StudyConfig.from_dict(existing_study(storage, name).read_document()["study"])
-        fields = {**old.to_dict(), **fields}
+        fields = {**old.to_dict(), "storage": storage.where}
         space = old.search_space()
     if space is None or "space" in given:
         space = load_space(given.get("space", DEFAULT_SPACE))
@@ -249,7 +249,8 @@ def _check_tracking(uri: str) -> None:
     if scheme not in TRACKING_SCHEMES:
         raise StudyError(
             f"--tracking-uri must be a database or a server ({', '.join(TRACKING_SCHEMES)}) but "
-            f"got {uri!r}; a SQLite file is sqlite:///folder/mlflow.db"
+            f"got {uri!r}; a SQLite file is sqlite:///folder/mlflow.db. Without the flag it is "
+            f"{TRACKING_VARIABLE} of the environment"
         )
     if scheme == "sqlite" and ":///" in uri:
         folder = Path(uri.partition(":///")[2]).absolute().parent

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ffcad.config import knobs
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
+from study.default_places import FOLDER, local_folder, mlflow_file
 from study.storage import Storage
 
 if TYPE_CHECKING:  # Workers need no Optuna, which a space brings.
     from study.spaces import Space
 
 LOG_CHECKPOINTS = ("last", "best", "none")
+# As GPUs of a trial: the share that the space's largest configuration finds room in.
+AUTO = "auto"
 # What the paper's ablations call "Loc." (pixel AP) and "Det." (image AUROC): localisation is the
 # harder one and tells configurations apart when detection is near its ceiling.
 MASK_OBJECTIVE, IMAGE_OBJECTIVE = "select_pixel_ap", "select_image_auroc"
@@ -74,7 +77,8 @@ class StudyConfig:
         confirm: fresh seeds on which the best configuration and the default are fitted when the
             study is done; 0 for none.
         retries: how often a trial whose worker died is tried again.
-        cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine.
+        cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine,
+            'auto' measures the memory of a fit and takes a share of a GPU.
         log_checkpoints: which checkpoint of each fit is copied into MLflow: its last one, the one
             of its best evaluation in stage two, or none.
 
@@ -106,12 +110,12 @@ class StudyConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     allow_duplicates: bool = False
     name: str = ""
-    storage: str = "runs"
+    storage: str = FOLDER
     tracking_uri: str | None = None
     num_trials: int = 6
     confirm: int = 0
     cpus_per_trial: int = 1
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | str | None = None
     max_concurrent: int | None = None
     log_checkpoints: str = "last"
     retries: int = 2
@@ -146,7 +150,7 @@ class StudyConfig:
         _at_least("--cpus-per-trial", self.cpus_per_trial, 1)
         if self.max_concurrent is not None:
             _at_least("--max-concurrent", self.max_concurrent, 1)
-        if self.gpus_per_trial is not None:
+        if self.gpus_per_trial not in (None, AUTO):
             _at_least("--gpus-per-trial", self.gpus_per_trial, 0)
             if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
                 raise StudyError(
@@ -176,12 +180,12 @@ class StudyConfig:
     @property
     def local_folder(self) -> Path:
         """Where this machine keeps what does not belong on an object store: MLflow's SQLite."""
-        return Storage(self.storage).local or Path("runs").resolve()
+        return local_folder(Storage(self.storage))
 
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow is."""
-        return self.tracking_uri or f"sqlite:///{self.local_folder / 'mlflow.db'}"
+        return self.tracking_uri or mlflow_file(self.local_folder)
 
     def search_space(self) -> "Space":
         """The space to draw from."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study.config import StudyConfig
+from study.default_places import default_storage
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
 from study.storage import Storage
 from study.trials import RETIRED, Outcome, TrialRecord, outcomes
@@ -153,7 +154,8 @@ def next_steps(console: Console, config: StudyConfig, done: int | None) -> None:
     run = f"{python} {run_command()}"
     local = Storage(config.storage).local
     storage = short_path(local) if local else config.storage
-    again = f"{run} --resume {config.name}{'' if storage == 'runs' else f' --storage {storage}'}"
+    usual = config.storage == Storage(default_storage()).where
+    again = f"{run} --resume {config.name}{'' if usual else f' --storage {storage}'}"
     commands = {"Look at the runs": look}
     if done is None:
         commands["Go on with this study"] = again

@@ -1,5 +1,6 @@
 """What every trial of a study has in common, as the driver hands it to its workers."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,12 @@ class StudyContext:
         rungs: of a whole trial.
         environment: of the driver: git revision and whether the tree was dirty.
         driver: the driver's lease, whose end is the workers' end too.
+        worker: which of the driver's workers this is. Ray starts one again where its machine was
+            lost, and never has two of them.
+        demands: what a node must answer before its first fit; None on one machine.
+        asked: ids of the nodes that the driver has asked already.
+        more_memory: whether a fit that runs out of memory comes back with more of a GPU, and has
+            not failed.
     """
 
     study: StudyConfig
@@ -27,6 +34,15 @@ class StudyContext:
     rungs: int
     environment: dict[str, Any]
     driver: str | None = None
+    worker: str | None = None
+    demands: dict[str, Any] | None = None
+    asked: frozenset[str] = frozenset()
+    more_memory: bool = False
+
+    def of_worker(self, name: str) -> "StudyContext":
+        """The context as one worker has it."""
+        worker = None if self.driver is None else f"{name} of {self.driver}"
+        return dataclasses.replace(self, worker=worker)
 
     def rung(self, config: TrainConfig, iteration: int) -> int:
         """Evaluations since the latest possible change of stage; 0 or less before it."""

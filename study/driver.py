@@ -20,8 +20,9 @@ from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
-from study.machine import concurrency, own_resources
+from study.machine import own_resources
 from study.machine_files import journal_path, kept_estimate
+from study.packing import concurrency
 from study.plan import Plan, make_plan
 from study.question import open_study
 from study.signals import INTERRUPTED, Interrupts
@@ -142,7 +143,7 @@ def _keep_estimate(
     # Of a cluster, this machine does not know how much it does at once.
     if "plan" in document or not plan.left or os.environ.get("RAY_ADDRESS"):
         return
-    slots = concurrency(config, own_resources())
+    slots = concurrency(config, [own_resources()])
     found = estimate_from_history(config, space, inputs, plan, Ledger(folder.storage), slots)
     known = kept_estimate(config, inputs) if found is None else found.to_dict()
     if known is not None:

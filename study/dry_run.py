@@ -33,8 +33,9 @@ from study.fit_costs import (
 )
 from study.inputs import prepare
 from study.ledger import Ledger
-from study.machine import concurrency, own_resources
+from study.machine import own_resources
 from study.machine_files import keep_estimate
+from study.packing import concurrency
 from study.paired_statistics import LEVEL
 from study.plan import Plan, make_plan
 from study.question import changes
@@ -75,7 +76,7 @@ def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console)
     folder, ledger = StudyFolder(storage, config.name), Ledger(storage)
     extending = bool(changes(folder, config, inputs, sought.extend))
     plan = make_plan(config, space, inputs, folder, ledger, write=False, extending=extending)
-    slots = concurrency(config, own_resources())
+    slots = concurrency(config, [own_resources()])
     sizes = sorted({c.image_size for c in configurations_ahead(space, plan)})
     data = {
         (name, size): load_data(config, name, size) for size in sizes for name in config.categories

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.config import StudyConfig, StudyError
+from study.default_places import STORAGE_DEFAULT, default_storage
 from study.encoders import LEVELS, EncoderError, EncoderNeed, EncoderRecord, EncoderStore
 from study.flags import make_parser
 from study.ledger import FAILED, FINISHED, Ledger
@@ -42,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("action", nargs="?", default="list", choices=("list", "make", "add", "check", "remove"))
     add("of", nargs="?", metavar="STUDY|KEY|FILE", help="as above")
     add("--json", action="store_true", help="of `list`: all cards, for programs")
-    add("--storage", default="runs", help="folder or URI (default: runs)")
+    add("--storage", default=default_storage(), help=f"folder or URI ({STORAGE_DEFAULT})")
 
 
 def make(flags: list[str]) -> int:

@@ -6,10 +6,15 @@ import torch
 
 from study.storage import StorageError
 
-# What torch says, as a plain RuntimeError, when a CPU's memory does not suffice.
-NO_MEMORY = "DefaultCPUAllocator"
+# What torch says, as a plain RuntimeError, when a CPU's memory does not suffice, and when what its
+# libraries ask for beside its allocator is not there on a GPU.
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_ALLOC_FAILED")
 # Of a disk, not of a configuration: nothing that follows could be kept either.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class WrongNode(RuntimeError):
+    """This machine cannot do a study's fits, whatever their configuration; the message says why."""
 
 
 def in_one_line(error: Exception) -> str:
@@ -26,7 +31,9 @@ def last_line(error: BaseException) -> str:
 
 def lacks_memory(error: Exception) -> bool:
     """Whether the machine's or the GPU's memory did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(said in str(error) for said in NO_MEMORY)
 
 
 def raise_if_disk(error: Exception, where: str) -> None:

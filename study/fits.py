@@ -28,6 +28,7 @@ from study.context import StudyContext
 from study.data import load_data
 from study.encoder_making import encoder_file
 from study.encoders import EncoderError
+from study.failures import WrongNode
 from study.leased_work import LeasedWork
 from study.leases import Lease
 from study.ledger import (
@@ -220,13 +221,13 @@ class Fit(LeasedWork[Progress]):
         """The case's images, which must be the driver's."""
         context, size = self.context, self.configuration.image_size
         if context.inputs.method_version != METHOD_VERSION:
-            raise RuntimeError(
+            raise WrongNode(
                 f"this worker has method version {METHOD_VERSION}, the driver "
                 f"{context.inputs.method_version}; install the same code on every machine"
             )
         data = load_data(context.study, self.case.category, size)
         if data.digest != context.inputs.data[f"{self.case.category}@{size}"]:
-            raise RuntimeError(
+            raise WrongNode(
                 f"this worker's files of {self.case.category} are not the driver's; --data-root "
                 "must hold the same on every machine"
             )

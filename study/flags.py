@@ -4,10 +4,11 @@ import argparse
 
 from ffcad.datasets import DATA_LAYOUTS, HOLDOUTS, PROTOCOLS
 from ffcad.pretrain_config import METHODS
-from study.config import LOG_CHECKPOINTS, OBJECTIVES, StudyError
+from study.config import AUTO, LOG_CHECKPOINTS, OBJECTIVES, StudyError
+from study.default_places import STORAGE_DEFAULT, TRACKING_DEFAULT
 from study.space_files import available_spaces
 
-DEFAULT_SPACE, DEFAULT_STORAGE = "smoke", "runs"
+DEFAULT_SPACE = "smoke"
 # Of a cell with nuisance knobs; as many as configurations of a search.
 DEFAULT_DRAWS = 6
 # The one whose defects are largest, so that the smallest study sees them.
@@ -84,13 +85,29 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--storage",
         metavar="DIR",
-        help="of ledger and studies: a folder, s3://bucket/folder or gs://bucket/folder (default: "
-        f"{DEFAULT_STORAGE})",
+        help="of ledger and studies: a folder, s3://bucket/folder or gs://bucket/folder "
+        f"({STORAGE_DEFAULT})",
     )
-    add("--tracking-uri", metavar="URI", help="of MLflow (default: SQLite on the storage)")
+    add(
+        "--tracking-uri",
+        metavar="URI",
+        help=f"of MLflow ({TRACKING_DEFAULT} on the storage; with --resume the study's own)",
+    )
     add("--log-checkpoints", choices=LOG_CHECKPOINTS, help="copied into MLflow (default: last)")
     add("--retries", type=int, metavar="N", help="of a trial whose worker dies (default: 2)")
     add("--cpus-per-trial", type=int, metavar="N", help="cores of a trial (default: 1)")
-    add("--gpus-per-trial", type=float, metavar="N", help="may be a fraction (default: 1 if any)")
+    add(
+        "--gpus-per-trial",
+        type=_gpus,
+        metavar="N",
+        help="may be a fraction, or auto, which measures the memory of a fit (default: 1 if any)",
+    )
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: what fits)")
     return parser
+
+
+def _gpus(text: str) -> float | str:
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or {AUTO} but got {text!r}") from None

@@ -71,7 +71,8 @@ class LeasedWork(ABC, Generic[Kind]):
             StorageError: if the storage fails.
             LeaseLost: if another worker took it over, thinking this one dead.
         """
-        who = {"study": self.context.study.name, **self.holder}
+        context = self.context
+        who = {"study": context.study.name, **self.holder, "worker": context.worker}
         waiter = Waiter(self.records.storage, self.records.folder(self.key), who)
         lease = None
         while not self._is_decided():
@@ -140,6 +141,7 @@ class LeasedWork(ABC, Generic[Kind]):
             "iteration": self.record.iteration,
             # The record's environment is the last sitting's; the code may have been other before.
             **{name: environment.get(name) for name in ("host", "gpu", "git_sha", "git_dirty")},
+            "gpus": self.context.study.gpus_per_trial,
             "study": self.context.study.name,
             **more,
         }
@@ -155,7 +157,8 @@ class LeasedWork(ABC, Generic[Kind]):
         except Exception as e:
             raise_if_disk(e, self.records.storage.where)
             self._write(error=in_one_line(e), **self._sampled())
-            if not isinstance(e, self.hopeless) and not lacks_memory(e):
+            hopeless = lacks_memory(e) and not self.context.more_memory
+            if not isinstance(e, self.hopeless) and not hopeless:
                 # A machine's trouble is tried again; the record tells why if that fails too.
                 raise
             self._write(status=FAILED, ended=time.time())

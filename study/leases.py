@@ -3,9 +3,10 @@
     <folder>/lease-000003.json   who holds it; written again at every heartbeat
 
 A lease is taken by creating the next number, which only one can do, on any storage. It is free for
-the next one when it was given back, when its process is seen to be gone, or when its heartbeat has
-not changed for a while on the waiter's own clock. So a holder that was thought dead meets a higher
-number at its next heartbeat, and learns that it holds nothing any more.
+the next one when it was given back, when its process is seen to be gone, when Ray has started the
+holder's worker again, or when its heartbeat has not changed for a while on the waiter's own clock.
+So a holder that was thought dead meets a higher number at its next heartbeat, and learns that it
+holds nothing any more.
 """
 
 import json
@@ -138,7 +139,8 @@ class Waiter:
     Args:
         storage: where it is.
         folder: of the thing.
-        who: what others are told of the holder, e.g. its study.
+        who: what others are told of the holder, e.g. its study; where 'worker' is among it, it
+            succeeds the former one of that name at once.
         beat, stale: seconds between heartbeats, and without one until it counts as dead.
 
     Attributes:
@@ -191,12 +193,19 @@ class Waiter:
         if document is None:
             return False  # Gone since we looked: the next attempt finds what came after it.
         self.holder = document
-        if document.get("free") or is_gone(document):
+        if document.get("free") or is_gone(document) or self._is_former_self(document):
             return True
         seen = (name, document.get("beat"))
         if seen != self._seen:
             self._seen, self._since = seen, time.monotonic()
         return self.quiet_seconds() > self.stale
+
+    def _is_former_self(self, document: dict[str, Any]) -> bool:
+        """Whether the holder is the worker that this one was started in the place of: its machine
+        is lost, or cut off from all but the storage, and then it learns it at its next heartbeat.
+        """
+        worker = self._who.get("worker")
+        return worker is not None and document.get("worker") == worker
 
 
 class Follower:

@@ -69,7 +69,7 @@ class FitRecord:
         system: samples of the worker's machine: 'time' (epoch, seconds) and figures under the
             names that MLflow's own sampler uses, without 'system/'.
         sittings: each time a worker took the fit up: 'began' (epoch), 'iteration' it stood at,
-            'host', 'gpu', 'git_sha', 'git_dirty', 'study', 'trial'.
+            'host', 'gpu', 'gpus' (the share of it), 'git_sha', 'git_dirty', 'study', 'trial'.
         notes: what the user should know, a line each.
         environment: git revision, versions, machine.
         error: why it failed, one line.

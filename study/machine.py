@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import platform
 import resource
@@ -10,28 +11,61 @@ import sys
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from study.config import StudyConfig, StudyError
-
 SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
+# This project's own packages, and those besides that a fit's numbers or its worker depend on.
+OWN_PACKAGES = ("ffcad", "study", "search_spaces")
+PACKAGES = ("ray", "optuna", "mlflow", "torchvision", "numpy")
+WORKER_PACKAGES = ("torch", "scipy", "scikit-learn", "pillow", "safetensors", "fsspec")
 _PROC = Path("/proc/self")
+# What the revision is to stand for; a node of a cluster has no more of the repository.
+_CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycache__/**")
 
 
 def code_environment() -> dict[str, Any]:
     """The code's state: git revision, whether the tree was dirty, versions. Taken by the driver."""
     sha = _git("rev-parse", "HEAD")
-    packages = ("ray", "optuna", "mlflow", "torchvision", "numpy")
     return {
         "git_sha": sha,
-        "git_dirty": None if sha is None else bool(_git("status", "--porcelain")),
-        **{name: version(name) for name in packages},
+        "git_dirty": None if sha is None else bool(_git("status", "--porcelain", "--", *_CODE)),
+        **{name: version(name) for name in PACKAGES},
         "ffcad_study": _own_version(),
     }
+
+
+def code_state() -> dict[str, str | None]:
+    """What all nodes of a cluster must agree on: revision, source files, versions.
+
+    An installed copy knows no revision, and one that was edited since keeps its old one; so the
+    source files count as well.
+    """
+    names = (*PACKAGES, *WORKER_PACKAGES)
+    return {
+        "git revision": _git("rev-parse", "HEAD"),
+        "source files": source_digest(),
+        "python": platform.python_version(),
+        # Without what comes after "+": a head without a GPU may have torch's build for CPUs.
+        **{name: version(name).partition("+")[0] for name in names},
+    }
+
+
+def source_digest() -> str:
+    """Twelve hexadecimal digits of the contents of this project's Python files, wherever they are
+    installed."""
+    digest = hashlib.sha256()
+    for package in OWN_PACKAGES:
+        # Not imported: a search space may bring anything.
+        for folder in find_spec(package).submodule_search_locations:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def worker_environment() -> dict[str, Any]:
@@ -49,30 +83,6 @@ def worker_environment() -> dict[str, Any]:
 def own_resources() -> dict[str, float]:
     """This machine's cores and GPUs, as Ray counts them where it is started here."""
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
-
-
-def concurrency(config: StudyConfig, resources: dict[str, float]) -> tuple[int, float]:
-    """How many trials run at once, and the GPUs of each.
-
-    Args:
-        config: what was asked for.
-        resources: of the cluster, as Ray counts them.
-
-    Raises:
-        StudyError: if not even one trial fits.
-    """
-    cpus, all_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    gpus = config.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if all_gpus else 0.0
-    slots = int(cpus // config.cpus_per_trial)
-    if slots == 0:
-        raise StudyError(f"--cpus-per-trial {config.cpus_per_trial}: there are {cpus:g} cores")
-    if gpus > 0:
-        slots = min(slots, int(all_gpus / gpus + 1e-6))
-        if slots == 0:
-            raise StudyError(f"--gpus-per-trial {gpus:g}: there are {all_gpus:g} GPUs")
-    return min(slots, config.max_concurrent or slots), gpus
 
 
 def reset_peak_memory() -> None:

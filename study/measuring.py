@@ -1,23 +1,31 @@
-"""How fast a configuration trains on this machine, from a few iterations of each stage."""
+"""How fast a configuration trains on this machine and what memory it takes, from a few iterations
+of each stage."""
 
 import dataclasses
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ffcad.config import TrainConfig
-from ffcad.datasets import CategoryData, Split, Textures
+from ffcad.datasets import CategoryData, Split, Textures, load_textures
 from ffcad.metrics import all_metrics
 from ffcad.predictor import predict
 from ffcad.training import Progress, train
+from study.config import StudyConfig
+from study.data import load_data
 from study.fit_costs import Speed, work_of
+from study.machine import reset_peak_memory
+from study.packing import Peak
 
 # More iterations than a measurement ever does, and a rate at which none of them goes astray.
 MANY, SMALL_RATE = 10**9, 1e-9
 # What is measured no better by more of them.
 ENOUGH_ITERATIONS = 50
+# Of each stage, until the allocator has what it will need.
+MEMORY_SECONDS = 3.0
 
 
 def measured_speed(
@@ -46,6 +54,35 @@ def measured_speed(
             return _speed(config, data, textures, seconds)
     finally:
         torch.set_num_threads(before)
+
+
+def measured_peak(study: StudyConfig, config: TrainConfig) -> Peak:
+    """The most memory that a configuration takes of this process's GPU, all in all.
+
+    Args:
+        study: whose first category is trained on.
+        config: what is measured.
+
+    Raises:
+        RuntimeError: if there is no GPU here.
+    """
+    torch.set_num_threads(study.cpus_per_trial)
+    data = load_data(study, study.categories[0], config.image_size)
+    textures = study.textures and load_textures(Path(study.textures), config.image_size)
+    device = torch.cuda.get_device_properties(0)
+    reset_peak_memory()
+    try:
+        for count in ((MANY, 0), (0, MANY)):
+            _, progress = _iterations(config, count, data, textures or None, MEMORY_SECONDS)
+            _inspection(progress, data.select, MEMORY_SECONDS)
+            # Else the next stage's model would stand beside this one.
+            del progress
+    except torch.OutOfMemoryError:
+        return Peak(device.name, device.total_memory / 1e6, device.total_memory / 1e6)
+    free, total = torch.cuda.mem_get_info()
+    outside = total - free - torch.cuda.memory_reserved()
+    peak = torch.cuda.max_memory_reserved() + outside
+    return Peak(device.name, device.total_memory / 1e6, peak / 1e6)
 
 
 def _speed(

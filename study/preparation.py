@@ -15,6 +15,8 @@ from study.encoder_making import Making
 from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
 from study.failures import last_line
 from study.ledger import FAILED, FINISHED
+from study.nodes import check_this_node
+from study.packing import keep_to_share
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
 
@@ -47,7 +49,10 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str |
     """
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
+    keep_to_share(context.study.gpus_per_trial or 0.0)
+    check_this_node(context)
     watch = DriverWatch(context)
+    context = context.of_worker(f"encoder {need.key}")
     try:
         # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
         with contextlib.closing(Making(context, need, again).run()) as run:

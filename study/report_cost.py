@@ -47,12 +47,9 @@ def spent(results: StudyResults) -> Spent:
     paces = [_seconds(f) / f.iteration for f in own if f.iteration]
     left = sum(t.budget - t.spent for t in decided if t.state == STOPPED)
     states = [case.state for case in results.cases.values()]
-    gpus = results.config.gpus_per_trial
     return Spent(
         seconds=sum(map(_seconds, own)),
-        gpu_seconds=sum(
-            _seconds(f) * (1.0 if gpus is None else gpus) for f in own if f.environment["gpu"]
-        ),
+        gpu_seconds=sum(_seconds(f) * _gpus(f) for f in own if f.environment["gpu"]),
         iterations=sum(t.spent for t in decided),
         budget=sum(t.budget for t in decided),
         stopped_iterations=left,
@@ -65,6 +62,12 @@ def spent(results: StudyResults) -> Spent:
 
 def _seconds(fit: FitRecord) -> float:
     return fit.seconds + fit.writing_seconds
+
+
+def _gpus(fit: FitRecord) -> float:
+    """Its share of a GPU, in its last sitting; a whole one where an older version noted none."""
+    noted = [sitting["gpus"] for sitting in fit.sittings[-1:] if sitting.get("gpus")]
+    return noted[0] if noted else 1.0
 
 
 def cost_blocks(results: StudyResults) -> list[Block]:

@@ -10,8 +10,13 @@ import sys
 
 if __package__ in (None, ""):
     # As a script, Python puts this folder first on the import path, where `config` or `search`
-    # would hide other packages; the packages are one folder up.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # would hide other packages; the packages are one folder up. `ray submit` runs a copy in the
+    # home folder of a cluster's head: there the installed packages count, and nothing beside it.
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if os.path.isfile(os.path.join(folder, "driver.py")):
+        sys.path[0] = os.path.dirname(folder)
+    else:
+        del sys.path[0]
 
 
 def main(argv: list[str] | None = None, encoders_only: bool = False) -> int:

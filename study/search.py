@@ -24,9 +24,20 @@ from ray.tune.search import Searcher
 from ffcad.config import ConfigError, TrainConfig
 from study.drawing import every_point
 from study.journal import OneWriterJournal
-from study.ledger import FAILED, FINISHED, STOPPED
+from study.ledger import FAILED, FINISHED
+from study.left_out import LeftOut
 from study.optuna_study import STATES, rebuild_study
-from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
+from study.reports import (
+    FATAL,
+    FRACTION,
+    INTERRUPTED,
+    MORE_GPU,
+    OBJECTIVE,
+    RUNG,
+    WHY,
+    WRONG_NODE,
+    outcome,
+)
 from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
@@ -58,6 +69,8 @@ class OptunaSearch(Searcher):
         seed: of the sampler.
         is_taken: whether a trial that waits would only wait for a worker of another study.
         counted: trials that the study ever had; the number of a lost one is not given again.
+        new: configurations that a search may still draw.
+        left_out: takes the nodes that trials come back from because they can do no fit.
 
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
@@ -75,10 +88,13 @@ class OptunaSearch(Searcher):
         seed: int = 0,
         is_taken: Callable[[TrialRecord], bool] = lambda record: False,
         counted: int = 0,
+        new: float = math.inf,
+        left_out: LeftOut | None = None,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
-        self.counted = counted
+        self.counted, self.new = counted, new
+        self.left_out = LeftOut() if left_out is None else left_out
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
         self.seed = seed + len(trials)
@@ -86,20 +102,24 @@ class OptunaSearch(Searcher):
         self.study = rebuild_study(space, trials, self.seed, file)
         self.waiting = [record for record in trials if not record.decided]
         self.running: dict[str, Asked] = {}
+        self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
         self.fractions: dict[int, float] = {}
         self.exhausted = False
         self.stopping = threading.Event()
         self.fatal: str | None = None
         self.deaths = WorkerDeaths()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """A configuration for Tune's trial; FINISHED where there is no further one."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A configuration for Tune's trial; None where one that runs might come back; FINISHED
+        where there is no further one."""
         if self.stopping.is_set():
             return Searcher.FINISHED
+        if not self.waiting and (self.space.is_grid or self.new < 1 or self.exhausted):
+            return None if self.running else Searcher.FINISHED
         found = self._next_waiting() if self.waiting else self._draw_untried()
         if found is None:
             self.exhausted = True
-            return Searcher.FINISHED
+            return None if self.running else Searcher.FINISHED
         record, asked = found
         asked.set_user_attr("number", record.number)
         if len(record.cases) == 1:
@@ -114,6 +134,8 @@ class OptunaSearch(Searcher):
             "configuration": record.configuration,
             "cases": [dataclasses.asdict(case) for case in record.cases],
             "trial_number": record.number,
+            "gpus": record.gpus,
+            "left_out": self.left_out.ids,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -154,6 +176,9 @@ class OptunaSearch(Searcher):
             self.stopping.set()
         if result.get(FATAL) or result.get(INTERRUPTED):
             return
+        if result.get(MORE_GPU) or result.get(WRONG_NODE):
+            self._take_back(asked, result)
+            return
         changes = outcome(result)
         if error or not result:
             reason, memory = self.deaths.reason(trial_id)
@@ -161,6 +186,17 @@ class OptunaSearch(Searcher):
             changes["machine_failed"] = not memory
         record = dataclasses.replace(self.records[asked.number], **changes)
         self._tell(asked.trial, self._keep(record))
+
+    def _take_back(self, asked: "Asked", result: dict[str, Any]) -> None:
+        """Has a trial wait for another place, before all others."""
+        record = self.records[asked.number]
+        if result.get(MORE_GPU):
+            record = self._keep(dataclasses.replace(record, gpus=result[MORE_GPU]))
+        elif why := self.left_out.add(result[WRONG_NODE], result[WHY]):
+            self.fatal = self.fatal or why
+            self.stopping.set()
+        self.back[record.number] = asked.trial
+        self.waiting.insert(0, record)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles what it might restore, which no study does."""
@@ -185,6 +221,8 @@ class OptunaSearch(Searcher):
         """The first trial that waits and need not wait for another study's worker, or the first."""
         free = (i for i, record in enumerate(self.waiting) if not self.is_taken(record))
         record = self.waiting.pop(next(free, 0))
+        if record.number in self.back:
+            return record, self.back.pop(record.number)
         self.study.enqueue_trial(record.drawn)
         asked = self.study.ask()
         if self.space.is_grid:
@@ -199,8 +237,6 @@ class OptunaSearch(Searcher):
         return record, asked
 
     def _draw_untried(self) -> tuple[TrialRecord, Trial] | None:
-        if self.space.is_grid:
-            return None
         known = {r.digest: r for r in self.records.values() if r.state != RETIRED}
         sampler = self.study.sampler
         try:
@@ -237,6 +273,7 @@ class OptunaSearch(Searcher):
         return self._new(asked, config)
 
     def _new(self, asked: Trial, config: TrainConfig) -> tuple[TrialRecord, Trial]:
+        self.new -= 1
         number = max([self.counted - 1, *self.records]) + 1
         return new_trial(number, asked.params, config, self.cases_of(config)), asked
 
@@ -264,20 +301,3 @@ class Asked:
     number: int
     trial: Trial
     rungs: set[int]
-
-
-def outcome(result: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's last result says of it: the fields of its record that change.
-
-    Args:
-        result: the last thing that the trainable reported.
-    """
-    value = result.get(OBJECTIVE)
-    ended = time.time()
-    if result.get(ERROR):
-        return {"state": FAILED, "error": result[ERROR], "ended": ended}
-    if not result.get(FINAL):
-        return {"state": STOPPED, "ended": ended}
-    if value is None or not math.isfinite(value):
-        return {"state": FAILED, "error": f"its objective is {value}", "ended": ended}
-    return {"state": FINISHED, "value": value, "ended": ended}

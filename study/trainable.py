@@ -1,7 +1,9 @@
 """The one place where Ray meets ffcad: what a worker does for a trial, and what it reports."""
 
 import contextlib
+import dataclasses
 import os
+import platform
 import time
 from statistics import fmean
 from typing import Any
@@ -11,10 +13,24 @@ from ray import tune
 
 from ffcad.config import TrainConfig
 from study.context import StudyContext
+from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.reports import ERROR, FATAL, FINAL, FRACTION, INTERRUPTED, OBJECTIVE, RUNG
+from study.nodes import check_this_node, this_node
+from study.packing import keep_to_share, larger_share
+from study.reports import (
+    ERROR,
+    FATAL,
+    FINAL,
+    FRACTION,
+    INTERRUPTED,
+    MORE_GPU,
+    OBJECTIVE,
+    RUNG,
+    WHY,
+    WRONG_NODE,
+)
 from study.storage import Storage, StorageError
 from study.trials import Case
 
@@ -31,23 +47,51 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
 
     Args:
         config: {'configuration': every knob, 'cases': each as a dict, 'trial_number': its
-            record's}.
+            record's, 'gpus': its larger share of a GPU, or None}.
         context: the study's.
         make_fit: what does a fit; one that trains nothing shows what all the rest costs.
     """
     os.environ.pop("MLFLOW_RUN_ID", None)  # Would override the parents of nested runs.
+    context = _with_own_share(context, config["gpus"])
     torch.set_num_threads(context.study.cpus_per_trial)
+    keep_to_share(context.study.gpus_per_trial or 0.0)
+    try:
+        check_this_node(context)
+        _walk_cases(config, context, make_fit)
+    except StorageError as e:
+        tune.report({FATAL: str(e), FINAL: True})
+    except WrongNode as e:
+        tune.report({WRONG_NODE: this_node(), WHY: f"{platform.node()}: {e}", FINAL: True})
+    except Exception as e:
+        if not (context.more_memory and lacks_memory(e)):
+            raise
+        tune.report({MORE_GPU: larger_share(context.study.gpus_per_trial), FINAL: True})
+
+
+def _with_own_share(context: StudyContext, gpus: float | None) -> StudyContext:
+    """The context with the GPUs of this trial, and whether it may come back with more of them.
+
+    Args:
+        context: the study's.
+        gpus: of the trial, where it came back with more already.
+    """
+    if gpus is not None:
+        study = dataclasses.replace(context.study, gpus_per_trial=gpus)
+        return dataclasses.replace(context, study=study)
+    more = larger_share(context.study.gpus_per_trial or 0.0) is not None
+    return dataclasses.replace(context, more_memory=more)
+
+
+def _walk_cases(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]) -> None:
+    """Fits a configuration on one case after the other, until one does not finish."""
     configuration = TrainConfig.from_dict(config["configuration"])
     cases = [Case(**case) for case in config["cases"]]
     watch = DriverWatch(context)
+    context = context.of_worker(f"trial {config['trial_number']}")
     scores: list[float] = []
     for case in cases:
         fit = make_fit(context, config["trial_number"], configuration, case)
-        try:
-            _fit_and_report(fit, watch, len(scores), len(cases))
-        except StorageError as e:
-            tune.report({FATAL: str(e), FINAL: True})
-            return
+        _fit_and_report(fit, watch, len(scores), len(cases))
         record = fit.record
         if record.status == FAILED:
             tune.report({ERROR: f"{case.category}, seed {case.seed}: {record.error}", FINAL: True})

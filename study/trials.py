@@ -62,6 +62,7 @@ class TrialRecord:
         error: why it failed, one line.
         machine_failed: whether its workers failed, not its configuration: the next sitting tries
             again.
+        gpus: the share of a GPU that it has since it ran out of memory; None with the study's own.
         began, ended: epoch, seconds.
     """
 
@@ -77,6 +78,7 @@ class TrialRecord:
     spent: int = 0
     error: str | None = None
     machine_failed: bool = False
+    gpus: float | None = None
     began: float = field(default_factory=time.time)
     ended: float | None = None
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
 
-import ray
 from ray import tune
 from rich.console import Console
 
+from study.cluster import Room, leaving_out, placement, settle
 from study.config import StudyConfig
 from study.context import StudyContext
 from study.early_stopping import make_scheduler
@@ -24,7 +24,8 @@ from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
-from study.machine import code_environment, concurrency
+from study.left_out import LeftOut
+from study.machine import code_environment
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
@@ -78,10 +79,12 @@ def make_only(sitting: Sitting, console: Console, interrupts: Interrupts) -> Non
             runs = stack.enter_context(running_ray(interrupts))
         if not runs:
             return
-        slots = concurrency(sitting.config, ray.cluster_resources())
+        room = settle(sitting, console, interrupts.stopping.is_set)
+        if room is None:
+            return
         interrupts.tell(ending.stopping.set, fits=True)
         with _stopping_without(sitting.lease, ending):
-            context = make_context(sitting)
+            context, slots = make_context(sitting, room), (room.slots, room.gpus)
             make_encoders(sitting.encoders, context, slots, ending, console, again=True)
         if ending.fatal:
             raise StorageError(ending.fatal)
@@ -90,8 +93,12 @@ def make_only(sitting: Sitting, console: Console, interrupts: Interrupts) -> Non
 def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str) -> bool:
     """Runs the trials that are left on the Ray that runs; `files` is a folder for Ray's own."""
     plan = sitting.plan
-    slots, gpus = concurrency(sitting.config, ray.cluster_resources())
-    context, search = make_context(sitting), make_search(sitting)
+    room = settle(sitting, console, interrupts.stopping.is_set)
+    if room is None:
+        return False
+    slots, gpus = room.slots, room.gpus
+    context = make_context(sitting, room)
+    search = make_search(sitting, leaving_out(sitting.config, room, console))
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
     console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
     cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
@@ -106,19 +113,21 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
     return search.exhausted
 
 
-def make_context(sitting: Sitting) -> StudyContext:
+def make_context(sitting: Sitting, room: Room) -> StudyContext:
     """What the workers of a study need to know."""
     return StudyContext(
-        study=sitting.config,
+        study=dataclasses.replace(sitting.config, gpus_per_trial=room.gpus),
         inputs=sitting.inputs,
         last_stage_change=max(sitting.space.values_of("autoencoder_iterations")),
         rungs=count_rungs(sitting.config, sitting.space),
         environment=code_environment(),
         driver=sitting.lease.name,
+        demands=room.demands,
+        asked=room.asked,
     )
 
 
-def make_search(sitting: Sitting) -> OptunaSearch:
+def make_search(sitting: Sitting, left_out: LeftOut | None = None) -> OptunaSearch:
     """What suggests the trials that are left."""
     config, ledger = sitting.config, Ledger(Storage(sitting.config.storage))
     return OptunaSearch(
@@ -130,6 +139,8 @@ def make_search(sitting: Sitting) -> OptunaSearch:
         config.sampler_seed,
         partial(is_taken, ledger, config.name),
         sitting.plan.counted,
+        new=sitting.plan.new,
+        left_out=left_out,
     )
 
 
@@ -154,7 +165,7 @@ def make_tuner(
         make_fit: what does a fit.
     """
     stops = context.study.early_stopping and plan.wanted is not None
-    resources = {"cpu": context.study.cpus_per_trial, "gpu": gpus}
+    resources = partial(placement, context.study.cpus_per_trial, gpus)
     return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_trial, context=context, make_fit=make_fit), resources
@@ -162,7 +173,7 @@ def make_tuner(
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=make_scheduler(context.rungs if stops else 1, plan.trials),
-            num_samples=plan.left,
+            num_samples=-1,  # The search says when there is no more; a trial may come back.
             max_concurrent_trials=slots,
             # Nothing of a fit outlives its process: in one that is used again, memory does.
             reuse_actors=False,
@@ -266,7 +277,8 @@ def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:
 
 
 def _trial_name(trial: tune.experiment.Trial) -> str:
-    return f"trial-{trial.config['trial_number']}"
+    # One that came back is another of Tune's, with a folder of its own.
+    return f"trial-{trial.config['trial_number']}-{trial.trial_id}"
 
 
 def _snapshot(search: OptunaSearch) -> Snapshot:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from study.config import StudyConfig, StudyError
+from study.default_places import default_tracking_uri, local_folder, mlflow_file
 from study.registry.flags import TERMS, mode_of
 from study.storage import Storage
 
@@ -116,7 +117,7 @@ def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
     there = Registry(flags["to"], make=True)
     if _place(here.uri) == _place(there.uri):
         raise StudyError(f"--to {there.uri} is the registry that the model is in")
-    folder = storage.local or Path("runs").resolve()
+    folder = local_folder(storage)
     if there.uri.startswith(SQLITE):  # Its files beside it, and not beside the first one's.
         folder = Path(there.uri.removeprefix(SQLITE).partition("?")[0]).parent
     terms, teller = _terms(flags), _Teller(console, quiet=flags["json"])
@@ -211,8 +212,7 @@ def own_folders(terms: Any, category: str, categories: int) -> Any:
 
 
 def _uri(flags: dict[str, Any], storage: Storage) -> str:
-    folder = storage.local or Path("runs").resolve()
-    return flags["tracking_uri"] or f"sqlite:///{folder / 'mlflow.db'}"
+    return flags["tracking_uri"] or default_tracking_uri() or mlflow_file(local_folder(storage))
 
 
 class _Teller:

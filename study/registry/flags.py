@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from study.config import StudyError
+from study.default_places import STORAGE_DEFAULT, default_storage
 
 # What the command does, by the flag that says so; without one it promotes a study.
 MODES = ("list", "rollback", "compare", "discard", "copy")
@@ -94,7 +95,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--to", metavar="URI", help="for --copy: the other registry")
     add("--json", action="store_true", help="for programs")
     add("--tracking-uri", metavar="URI", help="of MLflow (default: the study's own)")
-    add("--storage", default="runs", help="folder or URI (default: runs)")
+    add("--storage", default=default_storage(), help=f"folder or URI ({STORAGE_DEFAULT})")
 
 
 def mode_of(flags: dict[str, Any]) -> str:

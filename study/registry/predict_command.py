@@ -6,6 +6,14 @@ import tempfile
 from pathlib import Path
 
 from study.config import StudyError
+from study.default_places import (
+    TRACKING_DEFAULT,
+    default_storage,
+    default_tracking_uri,
+    local_folder,
+    mlflow_file,
+)
+from study.storage import Storage
 
 
 def add_parser(commands: argparse._SubParsersAction, *, asked: bool) -> None:
@@ -29,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction, *, asked: bool) -> None:
         add_arguments(predict)
     predict.add_argument(
         "--tracking-uri",
-        help="of the MLflow with the registry (default: SQLite in the folder runs)",
+        help=f"of the MLflow with the registry ({TRACKING_DEFAULT} on the default storage)",
     )
 
 
@@ -47,7 +55,8 @@ def run(given: argparse.Namespace) -> int:
 
     # Somebody waits for it: a server that is down is said to be down at once.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    uri = given.tracking_uri or f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}"
+    uri = given.tracking_uri or default_tracking_uri()
+    uri = uri or mlflow_file(local_folder(Storage(default_storage())))
     try:
         sources = find_sources(given.images, given.out)
         with tempfile.TemporaryDirectory(prefix="ffcad-predict-") as folder:

@@ -1,6 +1,7 @@
 """A study so small that one of its fits, or the making of an encoder, takes about a second."""
 
 import dataclasses
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from ffcad.encoder_weights import save_encoder
 from ffcad.resnet import FFCResNet
 from study.arguments import parse
 from study.context import StudyContext
+from study.default_places import STORAGE_VARIABLE, TRACKING_VARIABLE
 from study.inputs import cases_of, prepare
 from study.storage import Storage
 from study.tuning import count_rungs
@@ -39,6 +41,16 @@ def image_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FFCAD_CACHE", str(tmp_path_factory.mktemp("decoded")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_default_places():
+    """No storage or MLflow of the user's own; and MLflow's functions set one of the variables."""
+    for variable in (STORAGE_VARIABLE, TRACKING_VARIABLE):
+        os.environ.pop(variable, None)
+    yield
+    for variable in (STORAGE_VARIABLE, TRACKING_VARIABLE):
+        os.environ.pop(variable, None)
 
 
 @pytest.fixture(scope="session")

@@ -320,6 +320,37 @@ def test_a_configuration_that_needs_more_memory_than_there_is_fails_once(context
     assert len(record.error) <= 500
 
 
+class HungryFit(Fit):
+    """Finds too little memory after two iterations."""
+
+    def _followed(self, *arguments):
+        for progress in super()._followed(*arguments):
+            yield progress
+            if progress.iteration == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_fit_that_may_have_more_memory_is_gone_on_with_and_fails_else(
+    first_fit, make_context, tmp_path
+):
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    more = dataclasses.replace(context, more_memory=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(HungryFit(more, 0, configuration, case).run())
+    record = ledger_of(context).read(case.key)
+    assert (record.status, record.iteration) == ("begun", 2)
+    assert "out of memory" in record.error
+    one = HungryFit(context, 0, configuration, case)
+    list(one.run())
+    assert one.record.status == "finished"  # It went on behind what it stumbled over.
+    configuration, case = first_fit(context, momentum=0.7)
+    one = HungryFit(context, 0, configuration, case)
+    list(one.run())
+    assert one.record.status == "failed"
+    assert "out of memory" in one.record.error
+
+
 def test_a_fit_knows_its_weights_in_another_place(first_fit, make_context, tmp_path):
     here, there = tmp_path / "here.pth", tmp_path / "there.pth"
     plain = {"ffc_encoder": False, "ffc_layers": 1}

@@ -115,6 +115,29 @@ def test_a_silent_holder_elsewhere_is_succeeded_and_learns_of_it(storage):
     assert current_holder(storage, "thing")["study"] == "yours"
 
 
+def test_a_worker_that_is_started_again_elsewhere_waits_for_nobody(storage):
+    def worker(name):
+        return Waiter(storage, "thing", {"study": "mine", "worker": name}, beat=BEAT, stale=STALE)
+
+    former = worker("trial 3 of lease-000001").attempt()
+    elsewhere(storage, former.name)
+    assert worker("trial 4 of lease-000001").attempt() is None
+    assert worker("trial 3 of lease-000002").attempt() is None
+    assert worker(None).attempt() is None
+    again = worker("trial 3 of lease-000001").attempt()
+    assert again is not None
+    assert former.lost.wait(5)  # It is cut off, and not dead.
+    again.check()
+    again.release()
+
+
+def test_workers_without_a_name_are_not_each_others_former_selves(storage):
+    first = Waiter(storage, "thing", {"worker": None}, beat=BEAT, stale=STALE).attempt()
+    elsewhere(storage, first.name)
+    assert Waiter(storage, "thing", {"worker": None}, beat=BEAT, stale=STALE).attempt() is None
+    first.release()
+
+
 def test_a_holder_that_cannot_write_any_more_gives_up(tmp_path):
     lease = waiter(Storage(tmp_path)).attempt()
     (tmp_path / "thing").rename(tmp_path / "away")

@@ -24,7 +24,8 @@ def git(*arguments):
 def test_the_code_is_known_by_its_revision_and_versions():
     found = code_environment()
     assert found["git_sha"] == git("rev-parse", "HEAD")
-    assert found["git_dirty"] == (git("status", "--porcelain") != "")
+    parts = [":/ffcad", ":/study", ":/search_spaces"]
+    assert found["git_dirty"] == (git("status", "--porcelain", "--", *parts) != "")
     for name in ("ray", "optuna", "mlflow", "torchvision", "numpy"):
         assert found[name] == version(name)
 

@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from study.drawing import every_point
 from study.early_stopping import make_scheduler
 from study.journal import OneWriterJournal
+from study.left_out import LeftOut
 from study.optuna_study import rebuild_study, write_journal
 from study.search import OptunaSearch
 from study.spaces import checked
@@ -415,3 +416,60 @@ def test_a_journal_that_the_disk_cannot_take_is_completed_later(tmp_path):
     assert file.error is None
     lines = place.read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [0, 1, 2]
+
+
+def test_a_trial_that_needs_more_of_a_gpu_comes_back_once_before_all_others():
+    study = Study()
+    first = study.search.suggest("a")
+    assert first["gpus"] is None
+    study.search.on_trial_result("a", {"objective": 0.3, "rung": 1, "final": False})
+    study.search.on_trial_complete("a", {"more_gpu": 0.5, "final": True})
+    assert [(t.number, t.state, t.gpus) for t in study.trials] == [(0, "begun", 0.5)]
+    again = study.search.suggest("b")
+    assert again == {**first, "gpus": 0.5}
+    # It is the same trial for Optuna, and passes its rungs again.
+    study.search.on_trial_result("b", {"objective": 0.3, "rung": 1, "final": False})
+    study.search.on_trial_complete("b", {"objective": 0.4, "rung": 2, "final": True})
+    (known,) = study.optuna
+    assert (known.state, known.value) == (TrialState.COMPLETE, 0.4)
+    assert known.intermediate_values == {1: 0.3, 2: 0.4}
+
+
+def test_a_trial_that_had_more_of_a_gpu_has_it_in_the_next_sitting_too():
+    study = Study()
+    study.search.suggest("a")
+    study.search.on_trial_complete("a", {"more_gpu": 0.5, "final": True})
+    assert Study(study.trials).search.suggest("b")["gpus"] == 0.5
+
+
+def test_a_search_draws_what_is_wanted_and_waits_for_what_may_come_back():
+    study = Study()
+    study.search.new = 2
+    assert study.search.suggest("a")["trial_number"] == 0
+    assert study.search.suggest("b")["trial_number"] == 1
+    assert study.search.suggest("c") is None
+    study.search.on_trial_complete("a", {"objective": 0.1, "rung": 1, "final": True})
+    assert study.search.suggest("c") is None
+    study.search.on_trial_complete("b", {"more_gpu": 1.0, "final": True})
+    assert study.search.suggest("c")["trial_number"] == 1
+    study.search.on_trial_complete("c", {"objective": 0.1, "rung": 1, "final": True})
+    assert study.search.suggest("d") == Searcher.FINISHED
+    assert not study.search.exhausted
+
+
+def test_a_node_that_cannot_do_fits_costs_no_trial_and_is_left_out():
+    study, said = Study(), []
+    study.search.left_out = LeftOut(said.append, lambda: {"n1", "n2", "n3"})
+    first = study.search.suggest("a")
+    wrong = {"wrong_node": "n1", "why": "gpu-7: it has other code", "final": True}
+    study.search.on_trial_complete("a", wrong)
+    again = study.search.suggest("b")
+    assert again == {**first, "left_out": ["n1"]}
+    assert [t.state for t in study.trials] == ["begun"]
+    assert said == ["A node is left out from now on: gpu-7: it has other code"]
+    assert not study.search.stopping.is_set()
+    # Of three nodes two are wrong: whoever starts machines would start wrong ones for ever.
+    study.search.on_trial_complete("b", {**wrong, "wrong_node": "n2"})
+    assert study.search.suggest("c") == Searcher.FINISHED
+    assert "2 nodes cannot do this study's fits, and 1 can" in study.search.fatal
+    assert [t.state for t in study.trials] == ["begun"]

@@ -10,8 +10,7 @@ from ray import tune
 from study.config import OBJECTIVES
 from study.fits import Fit
 from study.ledger import Ledger
-from study.reports import OBJECTIVE, RUNG
-from study.search import outcome
+from study.reports import OBJECTIVE, RUNG, outcome
 from study.storage import Storage
 from study.trainable import run_trial
 
@@ -39,7 +38,7 @@ def trial(make_context, first_fit, tmp_path, monkeypatch):
         configuration, case = first_fit(context)
         told = []
         monkeypatch.setattr(tune, "report", told.append)
-        config = {"configuration": configuration.to_dict(), "trial_number": 0}
+        config = {"configuration": configuration.to_dict(), "trial_number": 0, "gpus": None}
         run_trial({**config, "cases": [dataclasses.asdict(case)]}, context, make_fit)
         return told, outcome(told[-1]), Ledger(Storage(storage)).read(case.key)
 

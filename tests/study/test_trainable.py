@@ -5,7 +5,14 @@ import torch
 from ray import tune
 
 from study.ledger import FitRecord
-from study.reports import ERROR, FINAL, FRACTION, OBJECTIVE, RUNG
+from study.reports import (
+    ERROR,
+    FINAL,
+    FRACTION,
+    MORE_GPU,
+    OBJECTIVE,
+    RUNG,
+)
 from study.trainable import run_trial
 
 # Seed -> objective.
@@ -29,19 +36,29 @@ class ReadyFit:
         yield from ()
 
 
+class HungryFit(ReadyFit):
+    """A fit that needs a whole GPU."""
+
+    def run(self):
+        if self.context.study.gpus_per_trial < 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        yield from ()
+
+
 @pytest.fixture
 def reports(make_context, first_fit, tmp_path, monkeypatch):
     """What a trial over seeds reports."""
     threads = torch.get_num_threads()
 
-    def reported(seeds):
-        context = make_context(tmp_path, f"--seeds {seeds} --objective select_pixel_ap")
+    def reported(seeds, make_fit=ReadyFit, gpus=None, flags=""):
+        flags = f"--seeds {seeds} --objective select_pixel_ap {flags}"
+        context = make_context(tmp_path, flags)
         configuration, _ = first_fit(context)
         cases = [{"category": "dial", "seed": int(s), "key": f"k{s}"} for s in seeds.split(",")]
         told = []
         monkeypatch.setattr(tune, "report", told.append)
         config = {"configuration": configuration.to_dict(), "cases": cases, "trial_number": 0}
-        run_trial(config, context, ReadyFit)
+        run_trial({**config, "gpus": gpus}, context, make_fit)
         return told
 
     yield reported
@@ -60,3 +77,28 @@ def test_a_trial_ends_with_its_first_case_that_fails(reports):
     first, last = reports("1,3,0")
     assert (first[OBJECTIVE], first[RUNG]) == (0.6, 1)
     assert last == {ERROR: "dial, seed 3: boom", FINAL: True}
+
+
+@pytest.mark.parametrize(("had", "wants"), [("0.25", 0.5), ("0.5", 1.0)])
+def test_a_fit_that_runs_out_of_memory_asks_for_a_larger_share_of_the_gpu(reports, had, wants):
+    assert reports("0", HungryFit, flags=f"--gpus-per-trial {had}") == [
+        {MORE_GPU: wants, FINAL: True}
+    ]
+
+
+def test_with_the_larger_share_it_is_done(reports):
+    (told,) = reports("0", HungryFit, gpus=1.0, flags="--gpus-per-trial 0.25")
+    assert told[OBJECTIVE] == VALUES[0]
+
+
+def test_threads_come_from_the_trials_cores_and_not_from_what_was_set_before(reports):
+    torch.set_num_threads(1)
+    seen = []
+
+    class CountingFit(ReadyFit):
+        def run(self):
+            seen.append(torch.get_num_threads())
+            yield from ()
+
+    reports("0", CountingFit, flags="--cpus-per-trial 3")
+    assert seen == [3]

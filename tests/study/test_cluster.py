@@ -1,0 +1,195 @@
+"""Studies on Ray's cluster within one machine, with fake GPUs: nodes that are asked, that join
+later, that are wrong; shares of GPUs."""
+
+import contextlib
+import sys
+import threading
+
+import pytest
+import ray
+import torch
+from drivers import TINY, records, run
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+from study.arguments import parse
+from study.cluster import Room, leaving_out, settle
+from study.driver import driver_lease
+from study.fits import Fit
+from study.gpu_memory import keep_peak, kept_peak, largest_configuration
+from study.inputs import prepare
+from study.ledger import Ledger
+from study.nodes import alive_nodes, demands_of
+from study.packing import Peak
+from study.plan import make_plan
+from study.question import open_study
+from study.sitting import Sitting
+from study.storage import Storage
+from study.trials import StudyFolder
+from study.tuning import make_context, make_search, make_tuner
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+GPUS = {"num_cpus": 4, "num_gpus": 2, "resources": {"fake_gpus": 1}}
+GRID = """
+'''Which?'''
+CELLS = {"none": {"hsas": "none"}, "1d": {"hsas": "1d"}, "2d": {"hsas": "2d"}}
+FIXED = {"ffc_layers": 1, "global_ratio": 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that takes no trial, and a worker with two GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        one.add_node(**GPUS)
+        patch.setenv("RAY_ADDRESS", one.address)
+        ray.init(address=one.address, log_to_driver=False)
+        # Workers know no module of tests.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield one
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        ray.shutdown()
+        one.shutdown()
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Flags of a grid of three cells."""
+    path = tmp_path / "grid.py"
+    path.write_text(GRID)
+    return [*TINY, "--space", str(path)]
+
+
+@contextlib.contextmanager
+def sitting_of(tmp_path, flags):
+    """A study that was begun, as its driver holds it."""
+    config, space, _ = parse([*flags, "--storage", str(tmp_path / "runs")])
+    config, inputs, _ = prepare(config, space)
+    folder = StudyFolder(Storage(config.storage), config.name)
+    with driver_lease(folder, Console()) as lease:
+        open_study(folder, config, space, inputs, False)
+        plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
+        yield Sitting(config, space, inputs, folder, lease, plan, tmp_path / "journal")
+
+
+def go_through(sitting, room, tmp_path, make_fit=Fit):
+    """Runs the trials; returns their records, the fits' ones, and the search."""
+    search = make_search(sitting, leaving_out(sitting.config, room, Console()))
+    context = make_context(sitting, room)
+    path = str(tmp_path / "tune")
+    make_tuner(context, search, sitting.plan, path, room.slots, room.gpus, make_fit).fit()
+    ledger = Ledger(sitting.folder.storage)
+    return sitting.folder.trials(), ledger.read_all(ledger.keys())[0], search
+
+
+def settled(sitting):
+    return settle(sitting, Console(), lambda: False)
+
+
+def test_a_study_goes_through_on_shares_that_a_measured_peak_gives(cluster, grid, tmp_path):
+    _, space, _ = parse([*grid, "--storage", str(tmp_path / "runs")])
+    largest, storage = largest_configuration(space), Storage(tmp_path / "runs")
+    peak = Peak("fake", 16_000.0, 5_000.0)
+    storage.write("gpus/probe", b"")
+    keep_peak(storage, Peak("fake", 0.0, 0.0), largest)  # Where it is kept of fake ones.
+    path = next((tmp_path / "runs" / "gpus").glob("fake*/*.json"))
+    keep_peak(storage, peak, largest)
+    next(p for p in (tmp_path / "runs" / "gpus").glob("fake*/*.json") if p != path).rename(path)
+    assert kept_peak(storage, "fake", 0.0, largest) == peak
+    code, output = run(tmp_path, *grid, "--gpus-per-trial", "auto")
+    assert code == 0, output
+    # Two fits find room in 16 GB with 5 GB and head room each, on each of two GPUs.
+    assert "4 trials at once, 1 core and 0.5 GPU each" in output
+    done = records(tmp_path)
+    assert [r["status"] for r in done.values()] == ["finished"] * 3
+    assert {r["sittings"][-1]["gpus"] for r in done.values()} == {0.5}
+    assert StudyFolder(storage, "mine").read_document()["study"]["gpus_per_trial"] == "auto"
+
+
+def test_a_share_that_cannot_be_measured_is_said_and_nothing_starts(cluster, grid, tmp_path):
+    code, output = run(tmp_path, *grid, "--gpus-per-trial", "auto")
+    assert code == 2, output
+    assert "the memory of a fit on fake cannot be measured" in " ".join(output.split())
+    assert records(tmp_path) == {}
+
+
+def test_what_each_node_lacks_is_named_and_nothing_starts(cluster, grid, tmp_path):
+    bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+    liar = cluster.add_node(num_cpus=1, num_gpus=1)
+    try:
+        flags = ["--gpus-per-trial", "0", "--tracking-uri", "http://127.0.0.1:9"]
+        code, output = run(tmp_path, *grid, *flags)
+    finally:
+        cluster.remove_node(bad)
+        cluster.remove_node(liar)
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("  ")]
+    assert sum("MLflow at 127.0.0.1:9 cannot be reached" in line for line in lines) == 4
+    assert sum("/proc/nowhere, cannot be written" in line for line in lines) == 1
+    assert sum("it claims 1 GPUs but torch finds 0" in line for line in lines) == 1
+    assert records(tmp_path) == {}
+
+
+def test_the_first_node_is_waited_for_and_asked(cluster, grid, tmp_path):
+    added = []
+    timer = threading.Timer(3.0, lambda: added.append(cluster.add_node(num_cpus=6)))
+    timer.start()
+    with sitting_of(
+        tmp_path, [*grid, *["--cpus-per-trial", "5", "--gpus-per-trial", "0"]]
+    ) as sitting:
+        try:
+            room = settled(sitting)
+            assert (room.slots, room.gpus) == (1, 0.0)
+            (node,) = [n for n in alive_nodes() if n.resources.get("CPU") == 6]
+            assert room.asked == {node.id}
+        finally:
+            timer.join()
+            cluster.remove_node(added[0])
+
+
+def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster, grid, tmp_path):
+    with sitting_of(tmp_path, grid) as sitting:
+        asked = frozenset(node.id for node in alive_nodes())
+        # The driver has not asked it, as if it had joined later.
+        bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+        wrong = next(node.id for node in alive_nodes() if node.id not in asked)
+        try:
+            room = Room(5, 0.0, demands_of(sitting.config, []), asked)
+            # All cores of the right node are taken at first.
+            hold = ray.remote(lambda: __import__("time").sleep(8)).options(num_cpus=4).remote()
+            trials, fits, search = go_through(sitting, room, tmp_path)
+            ray.cancel(hold, force=True)
+        finally:
+            cluster.remove_node(bad)
+    assert search.left_out.ids == [wrong]
+    assert search.fatal is None
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    assert [len(fit.sittings) for fit in fits] == [1] * 3
+
+
+class HungryFit(Fit):
+    """Finds too little memory after four iterations, unless it has a whole GPU."""
+
+    def _followed(self, *arguments):
+        for progress in super()._followed(*arguments):
+            yield progress
+            if progress.iteration == 4 and self.context.study.gpus_per_trial < 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_fits_that_run_out_of_memory_come_back_with_a_larger_share(cluster, grid, tmp_path):
+    with sitting_of(tmp_path, [*grid, "--gpus-per-trial", "0.5"]) as sitting:
+        room = settled(sitting)
+        assert (room.slots, room.gpus) == (4, 0.5)
+        trials, fits, _ = go_through(sitting, room, tmp_path, HungryFit)
+    assert [(trial.state, trial.gpus) for trial in trials] == [("finished", 1.0)] * 3
+    for fit in fits:
+        # It went on where it was.
+        shares = [(sitting["iteration"], sitting["gpus"]) for sitting in fit.sittings]
+        assert shares == [(0, 0.5), (4, 1.0)]
