@@ -47,8 +47,13 @@ def mended_trials(
         trials = extended(trials, config, space, inputs)
     there, lost = {record.number for record in trials}, set(document.get("lost", []))
     count = max([document.get("trials", 0), *(n + 1 for n in there | unreadable.keys())])
-    missing = set(range(count)) - there - lost
     uncounted = "trials" not in document
+    unbegun = set(document.get("unbegun", []))
+    if space.is_grid and not uncounted:
+        # A trial is written before it is counted, and a kill may come in between.
+        unbegun |= set(range(document["trials"], count))
+    unbegun -= there | unreadable.keys()
+    missing = set(range(count)) - there - lost - unbegun
     rebuilt, gone = [], []
     if missing or uncounted:
         told = _told_by_ledger(ledger, config.name)
@@ -65,8 +70,13 @@ def mended_trials(
     if write:
         for record in rebuilt:
             folder.write_trial(record)
-        if document and (gone or document.get("trials") != count):
-            kept = {"trials": count, "lost": sorted(lost | {n for n in gone if n < count})}
+        kept = {
+            "trials": count,
+            "unbegun": sorted(unbegun),
+            "lost": sorted(lost | {n for n in gone if n < count}),
+        }
+        before = [document.get("trials"), document.get("unbegun", []), document.get("lost", [])]
+        if document and before != list(kept.values()):
             folder.write_document({**document, **kept})
     # Of a grid that was interrupted, cells that nobody began have neither a document nor a fit.
     gone = [] if space.is_grid else [n for n in gone if n < count]

@@ -46,7 +46,7 @@ class OptunaSearch(Searcher):
     """Suggests distinct configurations to Tune, and tells Optuna what became of them.
 
     What is begun comes first: trials of earlier sittings with the number and configuration that
-    they had, and a grid's trials, which are all known beforehand. Then a search draws new ones.
+    they had; then a grid's trials, which are all known beforehand. A search draws new ones instead.
 
     Args:
         space: to draw from.
@@ -58,6 +58,8 @@ class OptunaSearch(Searcher):
         seed: of the sampler.
         is_taken: whether a trial that waits would only wait for a worker of another study.
         counted: trials that the study ever had; the number of a lost one is not given again.
+        waiting: the trials that are not decided, in the order in which they are suggested; None is
+            that of `trials`.
 
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
@@ -75,6 +77,7 @@ class OptunaSearch(Searcher):
         seed: int = 0,
         is_taken: Callable[[TrialRecord], bool] = lambda record: False,
         counted: int = 0,
+        waiting: list[TrialRecord] | None = None,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
@@ -84,7 +87,8 @@ class OptunaSearch(Searcher):
         self.seed = seed + len(trials)
         file = None if journal is None else OneWriterJournal(journal)
         self.study = rebuild_study(space, trials, self.seed, file)
-        self.waiting = [record for record in trials if not record.decided]
+        undecided = [record for record in trials if not record.decided]
+        self.waiting = undecided if waiting is None else list(waiting)
         self.running: dict[str, Asked] = {}
         self.fractions: dict[int, float] = {}
         self.exhausted = False

@@ -26,6 +26,7 @@ from study.inputs import cases_of
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.machine import code_environment, concurrency
+from study.order import waiting_trials
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
@@ -92,7 +93,7 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
     """Runs the trials that are left on the Ray that runs; `files` is a folder for Ray's own."""
     plan = sitting.plan
     slots, gpus = concurrency(sitting.config, ray.cluster_resources())
-    context, search = make_context(sitting), make_search(sitting)
+    context, search = make_context(sitting), make_search(sitting, slots)
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
     console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
     cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
@@ -119,8 +120,8 @@ def make_context(sitting: Sitting) -> StudyContext:
     )
 
 
-def make_search(sitting: Sitting) -> OptunaSearch:
-    """What suggests the trials that are left."""
+def make_search(sitting: Sitting, slots: int) -> OptunaSearch:
+    """What suggests the trials that are left, of which so many run at once."""
     config, ledger = sitting.config, Ledger(Storage(sitting.config.storage))
     return OptunaSearch(
         sitting.space,
@@ -131,6 +132,7 @@ def make_search(sitting: Sitting) -> OptunaSearch:
         config.sampler_seed,
         partial(is_taken, ledger, config.name),
         sitting.plan.counted,
+        waiting_trials(sitting.plan, ledger, slots),
     )
 
 
