@@ -19,6 +19,7 @@ from study.fit_costs import (
     fit_work,
     is_near,
     machine_kind,
+    seconds_of_like,
     seconds_scaled,
 )
 from study.ledger import FitRecord, Ledger
@@ -86,21 +87,19 @@ def expected_durations(trials: Iterable[TrialRecord], records: list[FitRecord]) 
     configurations = {t.digest: TrainConfig.from_dict(t.configuration) for t in trials}
     kinds = Counter(machine_kind(record) for record in records)
     kind = max(kinds, key=kinds.__getitem__, default=None)
-    near = [
-        record
-        for record in records
-        if machine_kind(record) == kind and is_near(record, configurations.values())
-    ]
-    categories = {case.category for trial in trials for case in trial.cases}
-    seconds = _seconds(near, categories)
-    return {
-        trial.number: sum(seconds(configurations[trial.digest], c.category) for c in trial.cases)
-        for trial in trials
-    }
+    records = [record for record in records if machine_kind(record) == kind]
+    asked = {(t.digest, case.category) for t in trials for case in t.cases}
+    seconds = seconds_of_like(records)
+    # To count a configuration's work takes a second.
+    if any(seconds(configurations[digest], category) is None for digest, category in asked):
+        near = [record for record in records if is_near(record, configurations.values())]
+        seconds = _by_work(near, {category for _, category in asked})
+    each = {(d, category): seconds(configurations[d], category) for d, category in asked}
+    return {t.number: sum(each[t.digest, case.category] for case in t.cases) for t in trials}
 
 
-def _seconds(near: list[FitRecord], categories: Iterable[str]) -> Seconds:
-    """What a fit takes, by fits of about its size; without any, by its training's work."""
+def _by_work(near: list[FitRecord], categories: Iterable[str]) -> Seconds:
+    """What a fit takes, by its work and fits of about its size; its training's work without any."""
     if not near:
         return lambda configuration, category: fit_work(configuration, (0, 0))
     images = {r.category: r.inputs["images"] for r in near}
