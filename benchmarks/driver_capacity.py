@@ -302,8 +302,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.workers and len(set(given.evaluations.split(","))) < 2:
         parser.error(
-            f"--evaluations must be two different numbers or more but got {given.evaluations}: they "
-            "tell what a report costs from what a fit does"
+            f"--evaluations must be at least two different numbers but got {given.evaluations}; "
+            "they tell what a report costs from what a fit does"
         )
     counts = [int(count) for count in given.workers.split(",") if count]
     evaluations = [int(count) for count in given.evaluations.split(",")]
