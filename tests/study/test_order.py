@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+import made_studies
 import pytest
 
 from ffcad.config import TrainConfig
@@ -10,7 +11,10 @@ from study.fit_costs import fit_work
 from study.ledger import FitRecord
 from study.makespan import lower_bound, makespan
 from study.order import NEARLY, RESERVE, expected_durations, in_order
+from study.plan import make_plan
+from study.sitting import Sitting
 from study.trials import Case, new_trial
+from study.tuning import make_search
 
 CATEGORIES = ("cable", "pill", "wood")
 CELLS = ("long", "middle", "short")
@@ -124,3 +128,33 @@ def test_durations_come_from_like_fits_and_else_from_the_work():
         fit(dataclasses.replace(SMALL, batch_size=64), "wood", 9.0),
     ]
     assert expected_durations(trials, [*told, *strangers]) == seconds
+
+
+def test_a_driver_hands_out_the_longest_first_and_after_a_kill_what_was_begun(tmp_path):
+    space_file = tmp_path / "two.py"
+    cells = {"short": {"ffc_layers": 1}, "long": {"ffc_layers": 3}}
+    made_studies.write_space(space_file, "Which?", CELLS=cells, FIXED=made_studies.FIXED)
+    study = made_studies.begin(tmp_path, space_file, "--categories", "dial,wood", "--seeds", "0,1")
+    config, space, inputs, folder, ledger = study
+    for layers, (_, cell) in zip((1, 3), space.distinct_cells(), strict=True):
+        assert cell.ffc_layers == layers
+        case = Case("dial", 9, f"of-another-study-{layers}")
+        record = made_studies.fit(config, cell, case, 0, {"pixel_ap": 0.5}, seconds=100.0 * layers)
+        ledger.write(record)
+
+    def handed_out(count):
+        plan = make_plan(config, space, inputs, folder, ledger)
+        sitting = Sitting(config, space, inputs, folder, None, plan, tmp_path / "made.journal")
+        search = make_search(sitting, slots=4)
+        suggestions = [search.suggest(str(n)) for n in range(count)]
+        return [
+            (s["trial_number"], s["configuration"]["ffc_layers"], s["cases"][0]["category"])
+            for s in suggestions
+        ]
+
+    long = [(1, 3, "dial"), (3, 3, "wood"), (5, 3, "dial"), (7, 3, "wood")]
+    assert handed_out(3) == long[:3]
+    # The driver was killed, and the next one knows other durations: what was begun is gone on with.
+    ledger.write(dataclasses.replace(ledger.read("of-another-study-1"), seconds=900.0))
+    short = [(0, 1, "dial"), (2, 1, "wood"), (4, 1, "dial"), (6, 1, "wood")]
+    assert handed_out(8) == [*long[:3], *short, long[3]]
