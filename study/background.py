@@ -17,8 +17,9 @@ from study.storage import Storage, StorageError
 from study.tracking import Mirror
 from study.trials import StudyFolder
 
-# Seconds of rest for each second of writing, until the end: it takes a twentieth of a core. The
-# longest rest is bounded, because what takes long is mostly a server that others wait for, too.
+# Seconds of rest for each processor second of writing, until the end: it takes a twentieth of a
+# core, and to wait for a server takes none. The longest rest is bounded, so that one large run does
+# not keep the others waiting.
 REST, LONGEST_REST = 19.0, 10.0
 # Between two copies of Optuna's journal.
 COPY_SECONDS = 10.0

@@ -1,6 +1,5 @@
 """What a study will cost, before it is run: what is left of it, times what a fit costs."""
 
-import heapq
 import time
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -14,6 +13,8 @@ from study.encoders import EncoderStore
 from study.fit_costs import Seconds, encoder_seconds, history, seconds_of_like, summed
 from study.inputs import Inputs, cases_of
 from study.ledger import FINISHED, Ledger
+from study.makespan import makespan
+from study.order import in_order
 from study.plan import Plan
 from study.question import cell_cases
 from study.spaces import Space
@@ -114,7 +115,6 @@ def estimate(
     if space.is_grid:
         cases = [case for _, case in cell_cases(config, space, inputs)]
     records = {r.key: r for r in ledger.read_all(list({case.key for case in cases}))[0]}
-    durations: list[float | None] = []
 
     def left(configuration: TrainConfig, case: Case) -> float | None:
         record, whole = records.get(case.key), seconds(configuration, case.category)
@@ -122,10 +122,14 @@ def estimate(
             return 0.0
         return whole if whole is None or record is None else max(0.0, whole - record.seconds)
 
-    for trial in plan.trials:
-        if not trial.decided:
-            configuration = TrainConfig.from_dict(trial.configuration)
-            durations.append(summed(left(configuration, case) for case in trial.cases))
+    waiting = [trial for trial in plan.trials if not trial.decided]
+    of_trial: dict[int, float | None] = {}
+    for trial in waiting:
+        configuration = TrainConfig.from_dict(trial.configuration)
+        of_trial[trial.number] = summed(left(configuration, case) for case in trial.cases)
+    if None not in of_trial.values():
+        waiting = in_order(waiting, plan.unbegun, of_trial, slots[0])
+    durations = [of_trial[trial.number] for trial in waiting]
     if plan.new:
         sample, _ = drawn_at_random(space.search, space.fixed, SAMPLED)
         each = [
@@ -142,20 +146,12 @@ def estimate(
         finished=states.count(FINISHED),
         begun=sum(r.status != FINISHED and r.iteration > 0 for r in records.values()),
         seconds=total,
-        wall_seconds=None if total is None else wall_seconds(durations, slots[0]),
+        wall_seconds=None if total is None else makespan(durations, slots[0]),
         slots=slots[0],
         gpus=slots[1],
         source=source,
         spent_seconds=sum(record.seconds for record in records.values()),
     )
-
-
-def wall_seconds(durations: list[float], slots: int) -> float:
-    """From beginning to end, where each of so many slots takes the next trial when it is free."""
-    free = [0.0] * slots
-    for duration in durations:
-        heapq.heapreplace(free, free[0] + duration)
-    return max(free)
 
 
 def estimate_from_history(

@@ -42,8 +42,13 @@ def mended_trials(
         trials = extended(trials, config, space, inputs)
     there, lost = {record.number for record in trials}, set(document.get("lost", []))
     count = max([document.get("trials", 0), *(n + 1 for n in there | unreadable.keys())])
-    missing = set(range(count)) - there - lost
     uncounted = "trials" not in document
+    unbegun = set(document.get("unbegun", []))
+    if space.is_grid and not uncounted:
+        # A trial is written before it is counted, and a kill may come in between.
+        unbegun |= set(range(document["trials"], count))
+    unbegun -= there | unreadable.keys()
+    missing = set(range(count)) - there - lost - unbegun
     rebuilt: list[TrialRecord] = []
     if missing or uncounted:
         copies = folder.copies()
@@ -64,8 +69,9 @@ def mended_trials(
     if write:
         for record in rebuilt:
             folder.write_trial(record, config.objective)
-        if document and (gone or document.get("trials") != count):
-            kept = {"trials": count, "lost": sorted(lost | set(gone))}
+        kept = {"trials": count, "unbegun": sorted(unbegun), "lost": sorted(lost | set(gone))}
+        before = [document.get("trials"), document.get("unbegun", []), document.get("lost", [])]
+        if document and before != list(kept.values()):
             folder.write_document({**document, **kept})
     # Of a grid that was interrupted, cells that nobody began have no document at all.
     return trials, _notes(rebuilt, [] if space.is_grid else gone, unreadable)

@@ -54,7 +54,7 @@ class ExperimentRuns:
         config: the study.
         storage: where the runs' files are.
         connect_seconds: how long one request to a server may take.
-        rest: called after each run that was written, with the seconds that it took.
+        rest: called after each run that was written, with the processor seconds that it took.
 
     Attributes:
         client: of MLflow; None while nobody knows what MLflow has.
@@ -132,7 +132,7 @@ class ExperimentRuns:
 
     def write(self, content: RunContent) -> int:
         """Brings one run up to date; 0 if it is."""
-        started = time.perf_counter()
+        started = time.thread_time()
         run, digest = self.runs.get((content.level, content.identity)), content.digest()
         if run is not None and run.tags.get("written") == digest:
             return 0
@@ -152,9 +152,9 @@ class ExperimentRuns:
             if run.status != "RUNNING":
                 self.client.update_run(run.id, status="RUNNING")
         else:
-            copying = time.perf_counter()
+            copying = time.thread_time()
             self._log_files(run, content.files)
-            copied = time.perf_counter() - copying
+            copied = time.thread_time() - copying
             ended = None if content.ended is None else milliseconds(content.ended)
             self.client.set_terminated(run.id, content.status, end_time=ended)
             # It will not grow any more; should it, MLflow ignores what it has.
@@ -162,8 +162,8 @@ class ExperimentRuns:
         run.status = content.status
         # Last, so that whatever failed before is done again.
         self._tag(run, {"written": digest})
-        # Files are sent while other threads run; the rest is Python, and they wait for it.
-        self.rest(time.perf_counter() - started - copied)
+        # Other threads wait for Python, and not while this one waits for a server or copies files.
+        self.rest(time.thread_time() - started - copied)
         return 1
 
     def retire(self, identity: tuple[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """What a study still has to do, from what is on its storage; before Ray starts."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 from ffcad.config import TrainConfig
@@ -24,12 +25,14 @@ class Plan:
         wanted: distinct configurations asked for; None for a grid, whose trials are all there.
         notes: what had to be mended, a line each.
         counted: trials that the study ever had, those that are lost among them.
+        unbegun: numbers of a grid's trials that no sitting has begun.
     """
 
     trials: list[TrialRecord]
     wanted: int | None
     notes: tuple[str, ...] = ()
     counted: int = 0
+    unbegun: frozenset[int] = frozenset()
 
     @property
     def current(self) -> list[TrialRecord]:
@@ -109,10 +112,14 @@ def make_plan(
                 why = wrong[0] if wrong else "a fit's record is missing"
                 notes.append(f"{why}; trial {record.number} is gone on with")
                 trials[i] = reopened(record, record.cases)
+    unbegun: list[TrialRecord] = []
     if space.is_grid:
-        trials += _missing_cells(config, space, inputs, trials, counted)
-    trials.sort(key=lambda record: record.number)
-    return Plan(trials, None if space.is_grid else config.num_trials, tuple(notes), counted)
+        given = set(range(counted)) - folder.unbegun() | {record.number for record in trials}
+        unbegun = _missing_cells(config, space, inputs, trials, given)
+    trials = sorted([*trials, *unbegun], key=lambda record: record.number)
+    wanted = None if space.is_grid else config.num_trials
+    numbers = frozenset(record.number for record in unbegun)
+    return Plan(trials, wanted, tuple(notes), counted, numbers)
 
 
 def _with_weights_here(record: TrialRecord, space: Space, inputs: Inputs) -> TrialRecord:
@@ -139,15 +146,17 @@ def _with_encoder_now(record: TrialRecord, inputs: Inputs, store: EncoderStore) 
 
 
 def _missing_cells(
-    config: StudyConfig, space: Space, inputs: Inputs, trials: list[TrialRecord], counted: int
+    config: StudyConfig, space: Space, inputs: Inputs, trials: list[TrialRecord], given: set[int]
 ) -> list[TrialRecord]:
-    """A grid's trials that are not there yet: one for each cell on each case."""
+    """A grid's trials that no sitting has begun: one for each cell on each case.
+
+    They get the least numbers that were never given to another one, case by case. So a trial has
+    the same number in every sitting, in whatever order the trials are begun.
+    """
     known = {case.key for r in trials if r.state != RETIRED for case in r.cases}
-    number = max([counted - 1, *(record.number for record in trials)])
-    missing = []
-    for configuration, case in cell_cases(config, space, inputs):
-        if case.key not in known:
-            number += 1
-            drawn = space.parameters(configuration)
-            missing.append(new_trial(number, drawn, configuration, (case,)))
-    return missing
+    numbers = (number for number in itertools.count() if number not in given)
+    return [
+        new_trial(next(numbers), space.parameters(configuration), configuration, (case,))
+        for configuration, case in cell_cases(config, space, inputs)
+        if case.key not in known
+    ]

@@ -57,7 +57,7 @@ class OptunaSearch(Searcher):
     """Suggests distinct configurations to Tune, and tells Optuna what became of them.
 
     What is begun comes first: trials of earlier sittings with the number and configuration that
-    they had, and a grid's trials, which are all known beforehand. Then a search draws new ones.
+    they had; then a grid's trials, which are all known beforehand. A search draws new ones instead.
 
     Args:
         space: to draw from.
@@ -71,6 +71,8 @@ class OptunaSearch(Searcher):
         counted: trials that the study ever had; the number of a lost one is not given again.
         new: configurations that a search may still draw.
         left_out: takes the nodes that trials come back from because they can do no fit.
+        waiting: the trials that are not decided, in the order in which they are suggested; None is
+            that of `trials`.
 
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
@@ -90,6 +92,7 @@ class OptunaSearch(Searcher):
         counted: int = 0,
         new: float = math.inf,
         left_out: LeftOut | None = None,
+        waiting: list[TrialRecord] | None = None,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
@@ -100,7 +103,8 @@ class OptunaSearch(Searcher):
         self.seed = seed + len(trials)
         file = None if journal is None else OneWriterJournal(journal)
         self.study = rebuild_study(space, trials, self.seed, file)
-        self.waiting = [record for record in trials if not record.decided]
+        undecided = [record for record in trials if not record.decided]
+        self.waiting = undecided if waiting is None else list(waiting)
         self.running: dict[str, Asked] = {}
         self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
         self.fractions: dict[int, float] = {}

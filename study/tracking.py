@@ -37,8 +37,8 @@ class Mirror:
     Args:
         config: the study.
         connect_seconds: how long one request to a server may take.
-        rest: called after each run that was written, with the seconds that it took; what it raises
-            ends the writing.
+        rest: called after each run that was written, with the processor seconds that it took; what
+            it raises ends the writing.
     """
 
     def __init__(

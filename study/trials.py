@@ -32,7 +32,7 @@ from study.storage import Storage
 # A trial of an earlier question, left behind when the study was extended to another one.
 RETIRED = "retired"
 # What a study's document says of how its trials are kept, and not of what it asks or found.
-BOOKKEEPING = ("trials", "lost", "extending")
+BOOKKEEPING = ("trials", "unbegun", "lost", "extending")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class StudyFolder:
         self.log = f"{self.path}/driver.log"
         self._ledger, self._copy = Ledger(storage), f"trial-{name}.json"
         self._documents = Documents(storage)
-        self._counted = 0
+        self._counted: set[int] = set()
 
     def exists(self) -> bool:
         """Whether the study was ever started."""
@@ -194,7 +194,8 @@ class StudyFolder:
 
         'study' is the StudyConfig and 'inputs' the Inputs, as dictionaries; 'id' tells it from a
         study of the same name on another storage; 'trials' the number of
-        trials, 'lost' the numbers of those that cannot be rebuilt; 'extended' when and how the
+        trials, 'unbegun' the numbers below it of a grid's that no sitting has begun, 'lost' those
+        of trials that cannot be rebuilt; 'extended' when and how the
         question was changed, 'extending' while not all trials follow that yet, 'former_seeds' those
         of all questions so far but the last; 'exhausted' is there when the search space held no
         further configuration; 'plan' is what the study was thought to cost
@@ -262,18 +263,26 @@ class StudyFolder:
         """How many trials the study ever had, those that are lost among them."""
         return self.read_document().get("trials", 0) if self.exists() else 0
 
+    def unbegun(self) -> set[int]:
+        """The numbers below `counted` of a grid's trials that no sitting has begun."""
+        return set(self.read_document().get("unbegun", [])) if self.exists() else set()
+
     def count_trial(self, number: int) -> None:
         """Keeps in the study's document that there is a trial of this number, so that one whose
-        own document is lost is missed."""
-        if number < self._counted or not self.exists():
+        own document is lost is missed. A grid's are not begun in the order of their numbers: those
+        that are passed over are kept too, and nobody misses them."""
+        if number in self._counted or not self.exists():
             return
         try:
             document = self.read_document()
         except LedgerError:
             return  # The next sitting says so, and what to do.
-        self._counted = max(document.get("trials", 0), number + 1)
-        if self._counted != document.get("trials"):
-            self.write_document({**document, "trials": self._counted})
+        self._counted.add(number)
+        count = document.get("trials", 0)
+        unbegun = set(document.get("unbegun", [])) | set(range(count, number))
+        if number >= count or number in unbegun:
+            kept = {"trials": max(count, number + 1), "unbegun": sorted(unbegun - {number})}
+            self.write_document({**document, **kept})
 
 
 def new_trial(

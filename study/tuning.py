@@ -26,6 +26,7 @@ from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.left_out import LeftOut
 from study.machine import code_environment
+from study.order import waiting_trials
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
@@ -98,7 +99,7 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
         return False
     slots, gpus = room.slots, room.gpus
     context = make_context(sitting, room)
-    search = make_search(sitting, leaving_out(sitting.config, room, console))
+    search = make_search(sitting, slots, leaving_out(sitting.config, room, console))
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
     console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
     cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
@@ -127,8 +128,8 @@ def make_context(sitting: Sitting, room: Room) -> StudyContext:
     )
 
 
-def make_search(sitting: Sitting, left_out: LeftOut | None = None) -> OptunaSearch:
-    """What suggests the trials that are left."""
+def make_search(sitting: Sitting, slots: int, left_out: LeftOut | None = None) -> OptunaSearch:
+    """What suggests the trials that are left, of which so many run at once."""
     config, ledger = sitting.config, Ledger(Storage(sitting.config.storage))
     return OptunaSearch(
         sitting.space,
@@ -141,6 +142,7 @@ def make_search(sitting: Sitting, left_out: LeftOut | None = None) -> OptunaSear
         sitting.plan.counted,
         new=sitting.plan.new,
         left_out=left_out,
+        waiting=waiting_trials(sitting.plan, ledger, slots),
     )
 
 

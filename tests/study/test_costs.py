@@ -8,7 +8,7 @@ from ffcad.config import TrainConfig
 from ffcad.cost import iteration_macs
 from study.arguments import parse
 from study.config import StudyError
-from study.costs import estimate, estimate_from_history, wall_seconds
+from study.costs import estimate, estimate_from_history
 from study.fit_costs import (
     Speed,
     Work,
@@ -113,14 +113,6 @@ def test_a_search_costs_what_random_draws_cost(tmp_path):
     assert 8 * 100 < result.seconds < 8 * 150
     assert result.wall_seconds == pytest.approx(result.seconds / 2)
     assert result.gpu_hours == pytest.approx(result.seconds / 7200)
-
-
-@pytest.mark.parametrize(
-    ("durations", "slots", "wall"),
-    [([], 2, 0), ([5.0], 2, 5), ([1.0, 1.0, 4.0], 1, 6), ([1.0, 2.0, 4.0, 1.0], 2, 5)],
-)
-def test_the_next_trial_goes_where_it_is_free_first(durations, slots, wall):
-    assert wall_seconds(durations, slots) == wall
 
 
 SMALL = TrainConfig(

@@ -218,7 +218,7 @@ def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(se
     sitting = Sitting(
         search.config, search.space, INPUTS, search.folder, None, plan, tmp_path / "journal"
     )
-    suggests = make_search(sitting)
+    suggests = make_search(sitting, 1)
     begun = [suggests.suggest(str(i))["trial_number"] for i in range(plan.begun + 1)]
     assert begun[-1] == 8
     search.remove_trials(8)
@@ -236,6 +236,55 @@ def test_the_number_of_a_grids_trial_that_is_lost_is_not_given_again(tmp_path):
     study.remove_trials(1)
     study.remove_copies(1)
     assert [t.number for t in study.plan().trials] == [0, 2, 3, 4]
+
+
+def test_a_grids_trials_keep_their_numbers_in_whatever_order_they_are_begun(tmp_path):
+    path = tmp_path / "grid.py"
+    path.write_text(GRID)
+    study = Study(tmp_path, "--space", str(path), "--seeds", "0,1,2").open()
+    trials = study.plan().trials
+    study.finish(study.keep(trials[4]), 0.5)
+    study.keep(trials[1])
+    study = Study(tmp_path, "--space", str(path), "--seeds", "0,1,2").open()
+    plan = study.plan()
+    assert [(t.number, t.cases) for t in plan.trials] == [(t.number, t.cases) for t in trials]
+    assert plan.unbegun == {0, 2, 3, 5}
+    # Those that were passed over are no lost ones, which the whole ledger is read for.
+    read = {name for name in study.storage.reads if name.startswith("ledger/")}
+    assert read == {f"ledger/{trials[4].cases[0].key}/record.json"}
+    assert plan.notes == ()
+    # One that was begun is missed, whatever was begun before it.
+    study.remove_trials(4)
+    assert study.plan().notes[0].startswith("the documents of trial 4 were missing")
+
+
+def test_a_kill_between_a_trials_document_and_its_count_leaves_the_numbers(tmp_path):
+    path = tmp_path / "grid.py"
+    path.write_text(GRID)
+    study = Study(tmp_path, "--space", str(path), "--seeds", "0,1").open()
+    trials = study.plan().trials
+    study.keep(trials[1])
+    study.folder.write_trial(trials[3], study.config.objective)
+    for _ in range(2):
+        plan = study.plan()
+        assert [(t.number, t.cases) for t in plan.trials] == [(t.number, t.cases) for t in trials]
+        assert plan.unbegun == {0, 2}
+    assert study.folder.counted() == 4
+
+
+def test_a_grid_that_is_extended_gives_new_cells_the_least_free_numbers(tmp_path):
+    path = tmp_path / "grid.py"
+    path.write_text(GRID)
+    study = Study(tmp_path, "--space", str(path), "--seeds", "0,1").open()
+    trials = study.plan().trials
+    for i in (3, 0):
+        study.keep(trials[i])
+    wider = Study(tmp_path, "--space", str(path), "--seeds", "0,1,2", "--extend").open()
+    before = {t.cases[0].key: t.number for t in wider.plan().trials}
+    assert sorted(before.values()) == [0, 1, 2, 3, 4, 5]
+    assert {before[t.cases[0].key] for t in (trials[0], trials[3])} == {0, 3}
+    wider.keep(wider.plan().trials[5])
+    assert {t.cases[0].key: t.number for t in wider.plan().trials} == before
 
 
 def test_a_trial_that_was_reopened_is_not_rebuilt_as_it_ended_before(search):
@@ -273,9 +322,9 @@ def test_a_grid_without_its_trials_folder_keeps_its_numbers_and_outcomes(tmp_pat
     study.plan()
     study.remove_trials()
     plan = study.plan()
-    assert [t.number for t in plan.trials] == [1, 3, 4, 5]
-    assert [t.state for t in plan.trials] == ["finished", "finished", "begun", "begun"]
-    assert [t.cases for t in plan.trials] == [trials[i].cases for i in (1, 3, 0, 2)]
+    assert [t.number for t in plan.trials] == [0, 1, 2, 3]
+    assert [t.state for t in plan.trials] == ["begun", "finished", "begun", "finished"]
+    assert [t.cases for t in plan.trials] == [t.cases for t in trials]
     assert len(plan.notes) == 1
 
 

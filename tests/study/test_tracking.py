@@ -270,6 +270,14 @@ def test_writing_twice_changes_nothing(study):
     assert everything(study) == before
 
 
+def test_a_writer_rests_for_what_it_computes_and_not_for_what_it_waits(study):
+    rests, began = [], (time.thread_time(), time.perf_counter())
+    Mirror(study, rest=rests.append).sync(live=True)
+    computed, took = time.thread_time() - began[0], time.perf_counter() - began[1]
+    # The database waits for its disk.
+    assert 0 < sum(rests) <= computed < took
+
+
 def test_a_sync_after_the_end_of_a_study_writes_nothing(study):
     folder, _ = parts(study)
     driver = Mirror(study)

@@ -178,7 +178,7 @@ def test_a_server_that_is_killed_half_way_gets_the_rest_when_it_is_back(server, 
     assert "127.0.0.1" in background.error
     server.start()
     # The interrupted writer too: nothing that it remembers may be in the way.
-    # The writer rests for 19 times as long as it writes, which is long on a busy machine.
+    # The writer rests for 19 times as long as it computes, which adds up.
     wait_for("success", lambda: background.error is None, seconds=4 * START_SECONDS)
     background.finish(timeout=60)
     assert background.unwritten is None
