@@ -52,6 +52,7 @@ from rich.table import Table
 from ffcad.config import TrainConfig
 from study.arguments import parse
 from study.background import REST, Background
+from study.cluster import Room
 from study.driver import driver_lease
 from study.driver_log import silence_console
 from study.inputs import prepare
@@ -107,7 +108,10 @@ def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures
             plan = make_plan(config, space, inputs, documents, ledger)
             journal = folder / "journal" / f"{config.name}.journal"
             sitting = Sitting(config, space, inputs, documents, lease, plan, journal)
-            search, context = make_search(sitting, workers), make_context(sitting)
+            search, context = (
+                make_search(sitting, workers),
+                make_context(sitting, Room(workers, 0.0)),
+            )
             fit = machinery_speed.IdleFit
             tuner = make_tuner(context, search, plan, str(folder), workers, 0.0, fit)
             background = Background(config, journal)
@@ -178,7 +182,7 @@ def alone(folder: Path, fits: int, evaluations: int) -> Parts:
         sitting = Sitting(
             config, space, inputs, documents, lease, plan, folder / "journal" / "idle.journal"
         )
-        search, context = make_search(sitting, 8), make_context(sitting)
+        search, context = make_search(sitting, 8), make_context(sitting, Room(8, 0.0))
         mirror = Mirror(config)
         mirror.sync(live=True)
         for number in range(len(plan.trials)):

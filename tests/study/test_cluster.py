@@ -80,7 +80,7 @@ def sitting_of(tmp_path, flags):
 
 def go_through(sitting, room, tmp_path, make_fit=Fit):
     """Runs the trials; returns their records, the fits' ones, and the search."""
-    search = make_search(sitting, leaving_out(sitting.config, room, Console()))
+    search = make_search(sitting, room.slots, leaving_out(sitting.config, room, Console()))
     context = make_context(sitting, room)
     path = str(tmp_path / "tune")
     make_tuner(context, search, sitting.plan, path, room.slots, room.gpus, make_fit).fit()
