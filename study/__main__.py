@@ -88,7 +88,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
     folder, ledger = existing_study(storage, name), Ledger(storage)
     config, space, inputs = study_of(folder)
     # Nothing is written: somebody may be running it.
-    trials, notes = mended_trials(config, space, inputs, folder, ledger, write=False)
+    trials, notes = mended_trials(config, space, inputs, folder, write=False)
     holder = current_holder(storage, folder.driver)
     silence = silent_seconds(storage, folder.driver) if holder else None
     if as_json:
@@ -130,7 +130,7 @@ def _sync(storage: Storage, name: str, tracking_uri: str | None) -> int:
     # Its own driver writes while it runs: there is one writer only.
     with driver_lease(folder, PatientConsole()):
         complete_extension(folder, config, space, inputs)
-        trials, notes = mended_trials(config, space, inputs, folder, Ledger(storage))
+        trials, notes = mended_trials(config, space, inputs, folder)
         for line in notes:
             print(f"note: {line}")
         journal = journal_path(config)

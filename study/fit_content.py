@@ -17,6 +17,7 @@ from study.ledger import (
     Ledger,
 )
 from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
+from study.wording import splits_explained
 
 SPLITS = ("train", "select", "report")
 # MLflow's limit for the digest of a data set.
@@ -76,7 +77,7 @@ class FitContentBuilder:
                 **({"error": record.error} if record.error else {}),
                 **({"reused_from": record.study} if reused else {}),
                 # Shown by MLflow as the run's description.
-                **({MLFLOW_RUN_NOTE: _bullets(record.notes)} if record.notes else {}),
+                MLFLOW_RUN_NOTE: _description(record),
             },
             datasets=_datasets(record, self.config),
             documents={"config.json": json.dumps(record.configuration, indent=2)},
@@ -152,5 +153,13 @@ def _datasets(record: FitRecord, config: StudyConfig) -> list[DatasetInput]:
     ]
 
 
-def _bullets(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def _description(record: FitRecord) -> str:
+    """What one should know who sees a fit's run first, and what is special about it."""
+    lines = [
+        f"The configuration of the run above, trained on {record.category} with seed "
+        f"{record.seed}. The steps of its metrics are iterations.",
+        splits_explained(record.select_on),
+        "`worst.png` and `best.png` show the report split's cases with their anomaly maps.",
+        *(f"- {note}" for note in record.notes),
+    ]
+    return "\n\n".join(lines)

@@ -6,6 +6,8 @@
     <storage>/ledger/<fit key>/best_checkpoint.pt  with `--log-checkpoints best`
     <storage>/ledger/<fit key>/worst.png           pictures and curves of the report split
     <storage>/ledger/<fit key>/lease-000001.json   while a worker is at it (`study.leases`)
+    <storage>/ledger/<fit key>/trial-<study>.json  the trial of a study whose first fit it is
+                                                   (`study.trials`)
 
 Ray, Optuna and MLflow can be rebuilt from this and from the trials of the study (`study.trials`).
 The ledger is shared by all studies on a storage: a fit is never done twice.
@@ -72,8 +74,6 @@ class FitRecord:
         environment: git revision, versions, machine.
         error: why it failed, one line.
         began, ended: epoch, seconds.
-        trial_outcome: of the last fit that a trial did: how the trial ended, as fields of
-            `TrialRecord`, by which 'objective', and on which 'cases', as the keys of their fits.
     """
 
     key: str
@@ -102,7 +102,6 @@ class FitRecord:
     error: str | None = None
     began: float = 0.0
     ended: float | None = None
-    trial_outcome: dict[str, Any] | None = None
 
     def spent_by(self, study: str) -> int:
         """The iterations that a study's sittings did; a fit may be begun by one and finished by
@@ -230,20 +229,17 @@ class Ledger(Records[FitRecord]):
 
     root, file, kind = "ledger", RECORD, FitRecord
 
-    def worked_at_by(self, study: str) -> list[FitRecord]:
-        """The readable records that name a study, as their own or in a sitting: reads them all."""
-        named = json.dumps({"study": study})[1:-1].encode()
+    def documents(self, file: str, kind: type[Document]) -> list[Document]:
+        """What can be read of a file that some fits have beside their records."""
 
-        def look(key: str) -> FitRecord | None:
+        def look(key: str) -> Document | None:
             with contextlib.suppress(FileNotFoundError, LedgerError):
-                # To look for the name is a lot faster than to parse.
-                if named in self.storage.read(f"{self.folder(key)}/{RECORD}"):
-                    return self.read(key)
+                return read_document(self.storage, f"{self.folder(key)}/{file}", kind)
             return None
 
         # An object store answers many at once as fast as one.
         with ThreadPoolExecutor(1 if self.storage.local else READERS) as readers:
-            return [record for record in readers.map(look, self.keys()) if record is not None]
+            return [found for found in readers.map(look, self.keys()) if found is not None]
 
     def keep_best(self, key: str) -> None:
         """Keeps the present checkpoint as the best one."""

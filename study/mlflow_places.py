@@ -11,6 +11,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 # The tag of an experiment that tells which study of its name it is.
 STUDY_ID = "study_id"
+# MLflow's pages for trained models, and not those for language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def make_database(uri: str) -> None:
@@ -77,5 +79,5 @@ def experiment_id(
     return client.create_experiment(
         name,
         artifact_location=None if server else artifacts,
-        tags={**identity, **({} if note is None else {MLFLOW_RUN_NOTE: note})},
+        tags={**KIND, **identity, **({} if note is None else {MLFLOW_RUN_NOTE: note})},
     )

@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.entities import Param, Run, RunTag, SourceType
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
 
 from study.config import StudyConfig
 from study.mlflow_places import experiment_id, make_database
@@ -111,6 +116,8 @@ class ExperimentRuns:
             "level": content.level,
             "identity": content.identity,
             "study": self.config.name,
+            MLFLOW_SOURCE_NAME: "study/run.py",
+            MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
             **({MLFLOW_PARENT_RUN_ID: content.parent} if content.parent else {}),
         }
         run = self.client.create_run(

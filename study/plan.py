@@ -85,9 +85,9 @@ def make_plan(
 ) -> Plan:
     """Reads what is done, mends what can be mended, and adds a grid's trials.
 
-    A trial whose document is missing or cannot be read is rebuilt from its fits. A finished one
-    that has a fit without a sound record is gone on with, which finishes it from the fit's
-    checkpoint.
+    A trial whose document is missing or cannot be read is rebuilt from its copy in the ledger. A
+    finished one that has a fit without a sound record is gone on with, which finishes it from the
+    fit's checkpoint.
 
     Args:
         config: the study.
@@ -98,9 +98,7 @@ def make_plan(
         write: whether what is mended is written down.
         extending: whether the trials do not follow the question yet.
     """
-    trials, notes = mended_trials(
-        config, space, inputs, folder, ledger, write=write, extending=extending
-    )
+    trials, notes = mended_trials(config, space, inputs, folder, write=write, extending=extending)
     counted = folder.counted()
     trials = [_with_weights_here(record.tried_again(), space, inputs) for record in trials]
     trials = [_with_encoder_now(record, inputs, EncoderStore(ledger.storage)) for record in trials]

@@ -101,7 +101,7 @@ def complete_extension(
     if not document.get("extending"):
         return
     for record in extended(folder.trials(), config, space, inputs):
-        folder.write_trial(record)
+        folder.write_trial(record, config.objective)
     folder.write_document({k: v for k, v in document.items() if k != "extending"})
 
 

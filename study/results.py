@@ -188,7 +188,7 @@ def read_results(storage: Storage, name: str, also: tuple[str, ...] = ()) -> Stu
     """
     folder, ledger = existing_study(storage, name), Ledger(storage)
     config, space, inputs = study_of(folder)
-    trials, notes = mended_trials(config, space, inputs, folder, ledger, write=False)
+    trials, notes = mended_trials(config, space, inputs, folder, write=False)
     groups = {group.first.digest: group for group in outcomes(trials, len(config.cases))}
     reader = _Reader(config, inputs, ledger, groups)
     cells: tuple[CellResult, ...] = ()

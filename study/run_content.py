@@ -17,7 +17,7 @@ from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
 
 STATUSES = {FINISHED: "FINISHED", FAILED: "FAILED", STOPPED: "KILLED"}
 # Raised when what is written into a run changes, so that old runs are completed.
-LAYOUT = 4
+LAYOUT = 5
 
 
 @dataclass(frozen=True, kw_only=True)

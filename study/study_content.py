@@ -14,7 +14,7 @@ from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
 from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
 from study.trials import BOOKKEEPING, Outcome, TrialRecord
-from study.wording import caveats, cell_names, settings, varying_knobs
+from study.wording import caveats, cell_names, settings, splits_explained, varying_knobs
 
 
 class StudyContentBuilder:
@@ -119,7 +119,7 @@ class StudyContentBuilder:
                 "encoder": encoder(first.configuration, records),
                 "stopped_early": json.dumps(outcome.state == STOPPED),
                 **({"cell": cell} if cell else {}),
-                MLFLOW_RUN_NOTE: ", ".join(settings(first, list(first.drawn))),
+                MLFLOW_RUN_NOTE: self._configuration_note(outcome),
                 **({"error": errors[0]} if errors else {}),
             },
         )
@@ -127,6 +127,14 @@ class StudyContentBuilder:
     @cached_property
     def _cells(self) -> dict[str, str]:
         return cell_names(self.config)
+
+    def _configuration_note(self, outcome: Outcome) -> str:
+        """What MLflow shows beside a configuration's figures."""
+        said = ", ".join(settings(outcome.first, list(outcome.first.drawn)))
+        n = len(outcome.cases)
+        over = f"Over {n} case{'s' * (n > 1)}, a run each below this one: `_mean`, `_std` (standard"
+        lines = [said, f"{over} deviation) and `_worst` of each metric."]
+        return "\n\n".join([*lines, splits_explained(self.config.select_on)])
 
     def _description(self, groups: list[Outcome]) -> str:
         """What MLflow shows beside a study's figures: question, answer so far, limits."""
@@ -141,7 +149,9 @@ class StudyContentBuilder:
                 f"{self.config.objective} {best.value:.4f} ({said})."
             )
         trials = [trial for group in groups for trial in group.trials]
-        lines.append(" ".join(caveats(self.config, trials)))
+        lines.append(
+            " ".join([*caveats(self.config, trials), splits_explained(self.config.select_on)])
+        )
         return "\n\n".join(lines)
 
     @cached_property

@@ -5,6 +5,8 @@
 <storage>/studies/<name>/optuna.journal        copy of the driver's Optuna study, to look at
 <storage>/studies/<name>/driver/lease-....json held by the driver that runs it
 <storage>/studies/<name>/driver.log            what Ray, Optuna and MLflow said
+
+Beside a trial's first fit the ledger has a copy of the trial, so that it alone tells the study.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from study.ledger import (
     FINISHED,
     STOPPED,
     Documents,
+    Ledger,
     LedgerError,
     read_document,
     write_document,
@@ -98,6 +101,25 @@ class TrialRecord:
         return self.state != BEGUN
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialCopy:
+    """A trial as the ledger has it.
+
+    Attributes:
+        trial: the record.
+        objective: whose values it has.
+        written: epoch, seconds.
+    """
+
+    trial: TrialRecord
+    objective: str | None
+    written: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trial, TrialRecord):  # As JSON has it.
+            object.__setattr__(self, "trial", TrialRecord(**self.trial))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a study knows of a configuration: one trial of a search, several of a grid.
@@ -159,6 +181,7 @@ class StudyFolder:
         self.driver = f"{self.path}/driver"
         self.journal = f"{self.path}/optuna.journal"
         self.log = f"{self.path}/driver.log"
+        self._ledger, self._copy = Ledger(storage), f"trial-{name}.json"
         self._documents = Documents(storage)
         self._counted = 0
 
@@ -215,10 +238,25 @@ class StudyFolder:
         found = sorted((r for r in records if r is not None), key=lambda record: record.number)
         return found, unreadable
 
-    def write_trial(self, record: TrialRecord) -> None:
-        """Replaces a trial's document."""
+    def write_trial(self, record: TrialRecord, objective: str | None = None) -> None:
+        """Replaces a trial's document, and its copy in the ledger before that.
+
+        Args:
+            record: the trial's.
+            objective: whose values it has; None where it has none yet.
+        """
+        copy = TrialCopy(trial=record, objective=objective, written=time.time())
+        place = f"{self._ledger.folder(record.cases[0].key)}/{self._copy}"
+        # One that is not decided holds nothing that its fits do not.
+        write_document(self.storage, place, dataclasses.asdict(copy), durable=record.decided)
         name = f"{self.path}/trials/{record.number:04d}.json"
         write_document(self.storage, name, dataclasses.asdict(record))
+
+    def copies(self) -> dict[int, TrialCopy]:
+        """The study's trials as the ledger has them, by number: looks beside every fit."""
+        copies = self._ledger.documents(self._copy, TrialCopy)
+        # A trial whose cases have changed may have left an older one beside another fit.
+        return {copy.trial.number: copy for copy in sorted(copies, key=lambda c: c.written)}
 
     def counted(self) -> int:
         """How many trials the study ever had, those that are lost among them."""
@@ -251,18 +289,6 @@ def new_trial(
         cases=cases,
         budget=config.iterations * len(cases),
     )
-
-
-def outcome_of(record: TrialRecord, objective: str | None) -> dict[str, Any]:
-    """How a decided trial ended, as its fits' record keeps it: with what it was asked.
-
-    Args:
-        record: the trial's.
-        objective: whose values it has.
-    """
-    names = ("state", "value", "intermediate", "spent", "error", "machine_failed", "began", "ended")
-    asked = {"objective": objective, "cases": [case.key for case in record.cases]}
-    return {name: getattr(record, name) for name in names} | asked
 
 
 def reopened(record: TrialRecord, cases: tuple[Case, ...]) -> TrialRecord:

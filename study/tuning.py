@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 from ray import tune
 from rich.console import Console
@@ -24,7 +23,7 @@ from study.early_stopping import make_scheduler
 from study.fits import Fit
 from study.inputs import cases_of
 from study.leases import Lease, current_holder
-from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
+from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.left_out import LeftOut
 from study.machine import code_environment
 from study.plan import Plan
@@ -37,7 +36,7 @@ from study.sitting import Sitting
 from study.spaces import Space
 from study.storage import Storage, StorageError
 from study.trainable import run_trial
-from study.trials import RETIRED, StudyFolder, TrialRecord, outcome_of
+from study.trials import RETIRED, StudyFolder, TrialRecord
 
 
 def tune_study(sitting: Sitting, console: Console, interrupts: Interrupts) -> bool:
@@ -239,42 +238,29 @@ def keep_trial(
     folder: StudyFolder, ledger: Ledger, objective: str | None, record: TrialRecord
 ) -> TrialRecord:
     """Writes a trial's record with what it spent, and into its fits what its worker could not: that
-    they ended with it, and, into the last one, how it ended, so that the ledger tells it too."""
-    fits = _fits(ledger, record)
-    own = [fit for fit in fits if fit.study == folder.name]
-    if not record.decided:
-        for fit in own:
-            if fit.status == FINISHED and fit.trial_outcome:  # It is gone through again.
-                ledger.write(dataclasses.replace(fit, trial_outcome=None))
-        folder.write_trial(record)
-        folder.count_trial(record.number)
-        return record
-    for fit in own:
-        if record.machine_failed and fit.status == BEGUN and fit.error:
-            reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
-            record = dataclasses.replace(record, error=reason)
-    # Also of a fit that another study has gone on with since.
-    record = dataclasses.replace(record, spent=sum(fit.spent_by(folder.name) for fit in fits))
-    last = next((fit for fit in reversed(own) if fit.trial == record.number), None)
-    for fit in own:
-        changes: dict[str, Any] = {}
-        if fit.status == BEGUN and record.state in (STOPPED, FAILED):
-            changes = {"status": record.state, "ended": record.ended}
-            if record.state == FAILED:
-                changes["error"] = fit.error or record.error
-        if fit is last:
-            changes["trial_outcome"] = outcome_of(record, objective)
-        if changes:
-            ledger.write(dataclasses.replace(fit, **changes))
-    folder.write_trial(record)
+    they ended with it."""
+    if record.decided:
+        record = _ended_with_its_fits(folder.name, ledger, record)
+    folder.write_trial(record, objective)
     folder.count_trial(record.number)
     return record
 
 
-def _fits(ledger: Ledger, record: TrialRecord) -> list[FitRecord]:
-    """The fits of a trial, in the order of its cases; a record that cannot be read is mended by the
-    next sitting."""
-    return ledger.read_all([case.key for case in record.cases])[0]
+def _ended_with_its_fits(study: str, ledger: Ledger, record: TrialRecord) -> TrialRecord:
+    # One that cannot be read is mended by the next sitting.
+    fits, _ = ledger.read_all([case.key for case in record.cases])
+    own = [fit for fit in fits if fit.study == study]
+    for fit in own:
+        if record.machine_failed and fit.status == BEGUN and fit.error:
+            reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
+            record = dataclasses.replace(record, error=reason)
+    for fit in own:
+        if fit.status == BEGUN and record.state in (STOPPED, FAILED):
+            error = fit.error or record.error if record.state == FAILED else fit.error
+            ended = {"status": record.state, "ended": record.ended, "error": error}
+            ledger.write(dataclasses.replace(fit, **ended))
+    # Also of a fit that another study has gone on with since.
+    return dataclasses.replace(record, spent=sum(fit.spent_by(study) for fit in fits))
 
 
 def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:

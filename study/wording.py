@@ -67,6 +67,18 @@ def caveats(config: StudyConfig, trials: list[TrialRecord]) -> list[str]:
     return lines
 
 
+def splits_explained(select_on: str) -> str:
+    """What the two groups of metrics are of, by the study's protocol."""
+    return {
+        "holdout": "`select_` metrics are of the half of the test images that choices are made on, "
+        "`report_` metrics of the other half, which no choice has seen.",
+        "synthetic": "`select_` metrics are of held-out normal images with simulated anomalies, on "
+        "which choices are made, `report_` metrics of the test images, which no choice has seen.",
+        "paper": "`select_` and `report_` metrics are of the same test images: the choices have "
+        "seen what is reported.",
+    }[select_on]
+
+
 def is_warning(line: str) -> bool:
     """Whether a caveat is one that nobody must miss."""
     return line in (RANDOM_ENCODER, SOME_RANDOM_ENCODERS, SAME_IMAGES)

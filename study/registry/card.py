@@ -89,7 +89,7 @@ class Card:
         if calibration.pixel_threshold is not None:
             rows.insert(len(found) + 2, ("pixel threshold", f"{calibration.pixel_threshold:.4g}"))
         lines = [
-            f"Inspects **{fit.category}** ({study.data}). Configuration "
+            f"Inspects {fit.category} ({study.data}). Configuration "
             f"'{self.candidate.configuration}' of study '{study.name}', seed {fit.seed}"
             f"{seeds if self.candidate.seeds > 1 else ''}, fit {fit.key}.",
             "",

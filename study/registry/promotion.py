@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from ffcad.detector import Detector, DetectorError
 from study.mlflow_places import experiment_id
@@ -112,7 +112,12 @@ class Promotion:
                 [where], f"tags.level = 'promotion' and tags.promotion = '{source.identity}'"
             )
             parents = client.search_runs([where], "tags.level = 'study'", max_results=1)
-            tags = {**made.tags, "level": "promotion", "promotion": source.identity}
+            tags = {
+                **made.tags,
+                "level": "promotion",
+                "promotion": source.identity,
+                MLFLOW_RUN_NOTE: made.description,
+            }
             if parents:
                 tags[MLFLOW_PARENT_RUN_ID] = parents[0].info.run_id
             run = mine[0] if mine else client.create_run(where, run_name=source.name, tags=tags)
@@ -122,9 +127,12 @@ class Promotion:
                     client.log_text(run_id, "\n".join(made.seen), SEEN)
                 model_uri = self._logged(run_id, made)
                 client.set_tag(run_id, "model_uri", model_uri)
-        return registry.create(
+        version = registry.create(
             source.name, model_uri, run_id, source.identity, made.description, made.tags
         )
+        with registry.asked():
+            client.update_run(run_id, name=f"{source.name}-v{version.number}")
+        return version
 
     def _logged(self, run_id: str, made: Made) -> str:
         """MLflow's address of the model, once it is logged into a run."""

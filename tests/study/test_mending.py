@@ -101,6 +101,11 @@ class Study:
             if not numbers or int(name[-9:-5]) in numbers:
                 self.storage.delete(name)
 
+    def remove_copies(self, *numbers):
+        for number, copy in self.folder.copies().items():
+            if number in numbers:
+                self.storage.delete(f"ledger/{copy.trial.cases[0].key}/trial-mine.json")
+
 
 @pytest.fixture
 def search(tmp_path):
@@ -144,10 +149,22 @@ def test_a_study_without_its_trials_folder_is_rebuilt_from_the_ledger(search):
     assert without_times(after.trials) == without_times(before.trials)
     assert search.optuna(after.trials) == optuna
     assert (after.begun, after.new) == (before.begun, before.new)
-    assert after.notes == (
-        "the documents of 7 trials were missing; rebuilt from the ledger's fits",
-    )
+    assert after.notes == ("the documents of 7 trials were missing; rebuilt from the ledger",)
     assert without_times(search.folder.trials()) == without_times(documents)
+
+
+def test_a_trial_whose_fits_other_studies_did_is_rebuilt_too(search):
+    taken = search.begin(7, hsas="2d", hsas_probability=0.2)
+    for case in taken.cases:
+        search.fit(taken, case, "finished", "yours", [{"study": "yours", "trial": 0}], number=0)
+    search.keep(taken, state="finished", value=0.625, ended=9.0)
+    search.keep(search.begin(8, hsas="2d", hsas_probability=0.3))  # No fit of it was begun.
+    before = search.plan()
+    search.remove_trials()
+    assert search.plan().trials == before.trials
+    assert [(t.state, t.value) for t in search.folder.trials()[7:]] == [
+        ("finished", 0.625), ("begun", None),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("numbers", [(0,), (2, 4), (6,)])
@@ -188,10 +205,11 @@ def test_a_study_of_which_nothing_is_left_but_the_ledger_is_rebuilt(search, tmp_
 
 
 def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(search, tmp_path):
-    search.keep(search.begin(7, hsas="2d", hsas_probability=0.2))  # No fit of it was begun.
+    search.keep(search.begin(7, hsas="2d", hsas_probability=0.2))
     search.remove_trials(7)
+    search.remove_copies(7)
     (note,) = search.plan().notes
-    assert note.startswith("the documents of trial 7 are missing, and the ledger has no fits of")
+    assert note == "the documents of trial 7 are missing, in the ledger too; left out"
     plan = search.plan()
     assert plan.notes == ()
     assert len(plan.trials) == 7
@@ -204,6 +222,7 @@ def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(se
     begun = [suggests.suggest(str(i))["trial_number"] for i in range(plan.begun + 1)]
     assert begun[-1] == 8
     search.remove_trials(8)
+    search.remove_copies(8)
     assert search.plan().notes[0].startswith("the documents of trial 8 are missing")
 
 
@@ -215,6 +234,7 @@ def test_the_number_of_a_grids_trial_that_is_lost_is_not_given_again(tmp_path):
     study.finish(study.keep(first), 0.5)
     study.keep(second)
     study.remove_trials(1)
+    study.remove_copies(1)
     assert [t.number for t in study.plan().trials] == [0, 2, 3, 4]
 
 
@@ -239,8 +259,7 @@ def test_a_missing_trial_of_an_earlier_question_is_retired(search, tmp_path):
     assert states == ["retired"] * 7  # The drawn hsas makes them points of another space.
     wider.remove_trials(0, 6)
     trials = wider.plan().trials
-    # A configuration is told by its values: trial 0 is one of the new space, too.
-    assert [trials[0].state, trials[6].state] == ["finished", "retired"]
+    assert [trials[0].state, trials[6].state] == ["retired", "retired"]
     assert [t.number for t in trials] == list(range(7))
 
 
@@ -263,13 +282,13 @@ def test_a_grid_without_its_trials_folder_keeps_its_numbers_and_outcomes(tmp_pat
 def test_status_mends_what_it_shows_and_writes_nothing(search):
     config, space, inputs = study_of(search.folder)
     search.remove_trials()
-    trials, notes = mended_trials(config, space, inputs, search.folder, search.ledger, write=False)
+    trials, notes = mended_trials(config, space, inputs, search.folder, write=False)
     assert [t.number for t in trials] == list(range(7))
     assert len(notes) == 1
     assert search.folder.trials() == []
 
 
-@pytest.mark.parametrize("written", range(10))
+@pytest.mark.parametrize("written", range(17))
 def test_a_study_that_is_killed_while_it_is_extended_asks_one_question_as_a_whole(
     search, tmp_path, written
 ):
@@ -281,10 +300,11 @@ def test_a_study_that_is_killed_while_it_is_extended_asks_one_question_as_a_whol
         whole = True
     except StorageError:
         whole = False
-    assert whole == (written >= 9)  # The question, seven trials, the end of the change.
+    # The question, seven trials with their copies, the end of the change.
+    assert whole == (written >= 16)
     # Somebody who only looks sees one question, too.
     config, space, inputs = study_of(search.folder)
-    trials, _ = mended_trials(config, space, inputs, search.folder, search.ledger, write=False)
+    trials, _ = mended_trials(config, space, inputs, search.folder, write=False)
     cases = {0: 2}.get(written, 3)
     assert {len(t.cases) for t in trials} == {cases}
     # Whoever resumes it gives no question, and no --extend.

@@ -109,7 +109,7 @@ def test_a_finished_trial_without_its_fits_record_is_gone_on_with(study, grid):
     assert plan.notes == ("a fit's record is missing; trial 0 is gone on with",)
 
 
-def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
+def test_a_trial_that_cannot_be_read_is_rebuilt_from_the_ledger(study):
     made = study("--num-trials", "3", "--seeds", "0,1")
     folder = made[2]
     trial = drawn(made, 2, hsas="1d", hsas_probability=0.1, sgd_learning_rate=0.1)
@@ -118,14 +118,14 @@ def test_a_trial_that_cannot_be_read_is_rebuilt_from_its_fits(study):
     folder.storage.write("studies/mine/trials/0001.json", b"{")
     plan = plan_of(made)
     (rebuilt,) = plan.trials
-    assert (rebuilt.number, rebuilt.state) == (2, "begun")
+    assert (rebuilt.number, rebuilt.state) == (2, "finished")
     assert rebuilt.drawn == trial.drawn
     assert "hsas_probability" in rebuilt.drawn
     assert "adamw_learning_rate" not in rebuilt.drawn
     assert rebuilt.cases == trial.cases
     assert any("left out" in note for note in plan.notes)
-    assert any("rebuilt from its fits" in note for note in plan.notes)
-    assert (plan.begun, plan.new) == (1, 2)
+    assert any("rebuilt from the ledger" in note for note in plan.notes)
+    assert (plan.begun, plan.new) == (0, 2)
 
 
 def test_weights_that_moved_between_sittings_are_the_trials_too(study, tmp_path):

@@ -172,6 +172,10 @@ def check_full_study(study):
     assert "Best of 1 finished: trial 0" in description
     experiment = client.get_experiment(top.info.experiment_id)
     assert experiment.tags["mlflow.note.content"] == study.question
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert top.data.tags["mlflow.source.name"] == "study/run.py"
+    for run in (top, middle, leaf):
+        assert "`report_` metrics of the other half" in run.data.tags["mlflow.note.content"]
 
     assert leaf.data.params["image_size"] == "64"
     assert leaf.data.params["gradient_clip"] == "null"
@@ -331,7 +335,9 @@ def test_a_fit_that_goes_on_after_a_kill_stays_one_run(study):
     assert resumed.info.run_id == killed.info.run_id
     assert resumed.info.status == "FINISHED"
     assert "error" not in resumed.data.tags
-    assert resumed.data.tags["mlflow.note.content"] == "- one\n- two"
+    description = resumed.data.tags["mlflow.note.content"]
+    assert "trained on wood with seed 0" in description
+    assert description.endswith("\n\n- one\n\n- two")
     assert [step for step, _ in points(client, resumed, "select_pixel_ap")] == [5, 10]
     assert found["study", study.name].info.status == "FINISHED"
 
@@ -389,7 +395,7 @@ def test_a_configuration_of_a_grid_is_one_run_over_its_trials(tmp_path, database
         state, value = ("finished", 0.4 + seed / 10) if seed == 0 else ("begun", None)
         folder.write_trial(trial(number, state, value=value, **changes))
     for number in (2, 3):
-        folder.write_trial(trial(number, "retired"))
+        folder.write_trial(trial(number, "retired", f"r{number}"))
     mirror = Mirror(grid)
     mirror.sync(live=True)
     cell = runs(grid)[1]["configuration", "cell"]
@@ -427,7 +433,7 @@ def test_a_grid_that_lacks_a_case_of_a_cell_is_not_finished(tmp_path, database):
     first = {"cases": (Case("wood", 0, "a0"),), "digest": "cell"}
     folder.write_trial(trial(0, "finished", value=0.4, **first))
     for number in (1, 2, 3):
-        folder.write_trial(trial(number, "retired"))
+        folder.write_trial(trial(number, "retired", f"r{number}"))
     Mirror(grid).sync(live=False)
     assert runs(grid)[1]["study", name].info.status == "KILLED"
     second = {"cases": (Case("wood", 1, "a1"),), "digest": "cell"}
