@@ -2,8 +2,10 @@
 later, that are wrong; shares of GPUs."""
 
 import contextlib
+import json
 import sys
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -15,6 +17,7 @@ from rich.console import Console
 from study.arguments import parse
 from study.cluster import Room, leaving_out, settle
 from study.driver import driver_lease
+from study.driver_log import RAY_ENVIRONMENT
 from study.fits import Fit
 from study.gpu_memory import keep_peak, kept_peak, largest_configuration
 from study.inputs import prepare
@@ -46,6 +49,8 @@ FIXED = {"ffc_layers": 1, "global_ratio": 0.0}
 def cluster():
     """A head that takes no trial, and a worker with two GPUs."""
     with pytest.MonkeyPatch.context() as patch:
+        for variable, value in RAY_ENVIRONMENT.items():
+            patch.setenv(variable, value)
         one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         one.add_node(**GPUS)
         patch.setenv("RAY_ADDRESS", one.address)
@@ -95,12 +100,10 @@ def settled(sitting):
 def test_a_study_goes_through_on_shares_that_a_measured_peak_gives(cluster, grid, tmp_path):
     _, space, _ = parse([*grid, "--storage", str(tmp_path / "runs")])
     largest, storage = largest_configuration(space), Storage(tmp_path / "runs")
+    keep_peak(storage, Peak("fake", 0.0, 0.0), largest)
+    (path,) = (tmp_path / "runs" / "gpus").glob("*/*.json")
     peak = Peak("fake", 16_000.0, 5_000.0)
-    storage.write("gpus/probe", b"")
-    keep_peak(storage, Peak("fake", 0.0, 0.0), largest)  # Where it is kept of fake ones.
-    path = next((tmp_path / "runs" / "gpus").glob("fake*/*.json"))
-    keep_peak(storage, peak, largest)
-    next(p for p in (tmp_path / "runs" / "gpus").glob("fake*/*.json") if p != path).rename(path)
+    path.write_text(json.dumps(vars(peak)))  # Fake ones have the memory that their file says.
     assert kept_peak(storage, "fake", 0.0, largest) == peak
     code, output = run(tmp_path, *grid, "--gpus-per-trial", "auto")
     assert code == 0, output
@@ -137,20 +140,18 @@ def test_what_each_node_lacks_is_named_and_nothing_starts(cluster, grid, tmp_pat
 
 
 def test_the_first_node_is_waited_for_and_asked(cluster, grid, tmp_path):
-    added = []
-    timer = threading.Timer(3.0, lambda: added.append(cluster.add_node(num_cpus=6)))
-    timer.start()
-    with sitting_of(
-        tmp_path, [*grid, *["--cpus-per-trial", "5", "--gpus-per-trial", "0"]]
-    ) as sitting:
+    flags = [*grid, "--cpus-per-trial", "5", "--gpus-per-trial", "0"]
+    with sitting_of(tmp_path, flags) as sitting, ThreadPoolExecutor(1) as thread:
+        room = thread.submit(settled, sitting)
+        time.sleep(2)
+        assert not room.done()
+        late = cluster.add_node(num_cpus=6)
         try:
-            room = settled(sitting)
-            assert (room.slots, room.gpus) == (1, 0.0)
             (node,) = [n for n in alive_nodes() if n.resources.get("CPU") == 6]
-            assert room.asked == {node.id}
+            assert (room.result(120).slots, room.result().gpus) == (1, 0.0)
+            assert room.result().asked == {node.id}
         finally:
-            timer.join()
-            cluster.remove_node(added[0])
+            cluster.remove_node(late)
 
 
 def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster, grid, tmp_path):
@@ -162,7 +163,7 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
         try:
             room = Room(5, 0.0, demands_of(sitting.config, []), asked)
             # All cores of the right node are taken at first.
-            hold = ray.remote(lambda: __import__("time").sleep(8)).options(num_cpus=4).remote()
+            hold = ray.remote(lambda: time.sleep(8)).options(num_cpus=4).remote()
             trials, fits, search = go_through(sitting, room, tmp_path)
             ray.cancel(hold, force=True)
         finally:
