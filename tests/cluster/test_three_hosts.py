@@ -183,12 +183,14 @@ def test_mlflow_that_is_away_for_a_minute_gets_all_of_it_later(cluster, monkeypa
     study = "without-mlflow"
     driver = submit(cluster, study, "--num-trials 2", "--seeds 2")
     wait_for("evaluated fits", lambda: len(cluster.begun(study)) == 2, driver)
-    cluster.type("services", "pkill -KILL -f '[m]lflow server'; pkill -KILL -f '[u]vicorn'")
+    cluster.type("services", "pkill -KILL -f '[m]lflow'; pkill -KILL -f '[u]vicorn'", None)
     assert "200 OK" not in cluster.mlflow_says("health")
     time.sleep(60)
     server = cluster.start_mlflow()
     wait_for("answer of MLflow", lambda: "200 OK" in cluster.mlflow_says("health"), server)
     end(driver)
+    # Where the study ended before the server was there again.
+    cluster.user(f"python -m study sync {study}")
     check_mlflow(monkeypatch, study, check_all_done_once(cluster, study, 2))
 
 
