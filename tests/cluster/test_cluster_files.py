@@ -342,6 +342,8 @@ def test_every_study_in_the_files_can_be_asked_for():
     found = list(studies())
     assert {path.name for path, _ in found} >= {"gpu.yaml", "kuberay.yaml", "slurm.sh", "README.md"}
     for path, line in found:
+        if line == " --help":
+            continue
         make_parser().parse_args(shlex.split(line))
         # `ray submit` joins arguments by blanks and leaves the rest to a shell.
         assert not re.search(r"[$*?~|&;<>(){}\[\]]", line), (path, line)

@@ -1,6 +1,7 @@
 """Data on a machine's own disk: once, whole, from a folder or an object store."""
 
 import pytest
+import s3fs
 
 from study.staging import main, stage
 from study.storage import StorageError
@@ -49,3 +50,13 @@ def test_a_source_that_is_not_there_or_empty_is_one_line(tmp_path, capsys):
     with pytest.raises(StorageError, match="empty"):
         stage(str(tmp_path / "empty"), tmp_path / "data")
     assert main([]) == 2
+
+
+@pytest.mark.slow
+def test_an_object_store_is_a_source(bucket, source, tmp_path):
+    fs = s3fs.S3FileSystem(skip_instance_cache=True)
+    fs.put(f"{source}/", f"{bucket}/data/", recursive=True)
+    assert stage(f"{bucket}/data", tmp_path / "data") == ["dtd", "mvtec_ad"]
+    assert files(tmp_path / "data") == files(source)
+    with pytest.raises(StorageError, match="nothing-here cannot be copied"):
+        stage(f"{bucket}/nothing-here", tmp_path / "more")

@@ -1,0 +1,111 @@
+"""cluster/slurm.sh on this machine, with Slurm's commands played by a few lines of shell."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from study.ledger import CHECKPOINT
+
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
+
+REPOSITORY = Path(__file__).parents[2]
+# Runs what follows the options here; the machine's own address is loopback.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+[[ $1 != hostname ]] || { echo 127.0.0.1; exit; }
+exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+echo "$@" >> "$SCONTROL_LOG"
+[[ $1 != show ]] || echo machine0
+"""
+FLAGS = (
+    "--categories dial --study mine --num-trials 2 --set image_size=32 "
+    "--set autoencoder_channels=16 --set head_channels=8 --set batch_size=2 --set ffc_layers=1 "
+    "--set global_ratio=0 --set evaluate_every=50 --set head_iterations=50"
+)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The environment of a job of one machine, and the folder that it was submitted from."""
+    folder, commands, home = (tmp_path / name for name in ("repository", "commands", "home"))
+    for path in (folder, commands, home / ".ray", home / ".ffcad"):
+        path.mkdir(parents=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
+    (home / ".ffcad" / "environment").write_text(f"export FFCAD_STORAGE={tmp_path / 'storage'}\n")
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = free.getsockname()[1]
+    return {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "HOME": str(home),
+        "USER": "somebody",
+        "OMP_NUM_THREADS": "1",
+        "FFCAD_LOCAL": str(tmp_path / "disk"),
+        "SCONTROL_LOG": str(tmp_path / "scontrol.log"),
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_NODELIST": "machine0",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+
+
+def batch(environment, *flags):
+    return subprocess.Popen(
+        ["bash", REPOSITORY / "cluster" / "slurm.sh", *FLAGS.split(), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def left_over(job):
+    """Processes of a job's Ray that are still there."""
+    folder = f"/tmp/ffcad-ray-{job}"
+    return [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])
+            if p.info["cmdline"] and folder in " ".join(p.info["cmdline"])]  # fmt: skip
+
+
+def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(slurm, tmp_path):
+    job, log = slurm["SLURM_JOB_ID"], Path(slurm["SCONTROL_LOG"])
+    long = ("--set", "autoencoder_iterations=100000")
+    process = batch(slurm, *long)
+    end = time.monotonic() + 400
+    try:
+        while not list((tmp_path / "storage" / "ledger").rglob(CHECKPOINT)):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < end
+            time.sleep(1)
+    finally:
+        process.send_signal(signal.SIGTERM)  # As Slurm does, before the time is over.
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 130, said
+    assert f"requeue {job}" in log.read_text()
+    assert not left_over(job)
+
+
+def test_a_study_ends_with_its_job(slurm):
+    job = slurm["SLURM_JOB_ID"]
+    process = batch(slurm, "--set", "autoencoder_iterations=50")
+    said = process.communicate(timeout=500)[0]
+    assert process.returncode == 0, said
+    assert "Best" in said
+    assert "requeue" not in Path(slurm["SCONTROL_LOG"]).read_text()
+    end = time.monotonic() + 30
+    while left_over(job) and time.monotonic() < end:
+        time.sleep(1)
+    assert not left_over(job)
