@@ -20,7 +20,7 @@ from study.failures import last_line
 from study.gpu_memory import begin_measuring, keep_peak, kept_peak, largest_configuration
 from study.left_out import LeftOut
 from study.nodes import LOOK_SECONDS, Node, alive_nodes, ask_nodes, demands_of
-from study.packing import Peak, Resources, chosen_share, concurrency, trials_on
+from study.packing import Peak, Resources, chosen_share, concurrency, gpus_of_trial, trials_on
 from study.sitting import Sitting
 from study.storage import Storage
 
@@ -111,7 +111,7 @@ def placement(cpus: int, gpus: float, config: dict[str, Any]) -> tune.PlacementG
         cpus, gpus: of a trial of the study.
         config: of Tune's trial.
     """
-    bundle = {"CPU": cpus, "GPU": config["gpus"] or gpus}
+    bundle = {"CPU": cpus, "GPU": gpus_of_trial(gpus, config["gpus"])}
     if not config["left_out"]:
         return tune.PlacementGroupFactory([bundle])
     elsewhere = {NODE_ID: f"!in({','.join(config['left_out'])})"}
@@ -136,7 +136,7 @@ def _with_share(
     """
     config, gpus = sitting.config, room.gpus
     here = [node.resources for node in alive_nodes()]
-    if config.gpus_per_trial == AUTO and gpus:
+    if config.gpus_per_trial == AUTO and kinds:
         peaks = _peaks(sitting, console, stopping, kinds)
         if peaks is None:
             return None

@@ -197,10 +197,14 @@ def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"
     silence_console()
     background = Background(sitting.config, sitting.journal, sitting.lease.lost)
     background.start()
+    patience = MLFLOW_SECONDS
     try:
         yield background
+    except StudyError:
+        patience = 0.0  # Nothing was started, so nothing is to be written.
+        raise
     finally:
-        background.finish(MLFLOW_SECONDS, interrupts.patience)
+        background.finish(patience, interrupts.patience)
 
 
 @contextmanager

@@ -88,6 +88,17 @@ def larger_share(gpus: float) -> float | None:
     return share_of(max(1, fits_on_one(gpus) // 2))
 
 
+def gpus_of_trial(gpus: float, larger: float | None) -> float:
+    """What a trial has: as all of the study, or the larger share that it has come back for, in an
+    earlier sitting perhaps, which may have run on other machines.
+
+    Args:
+        gpus: of the study's trials.
+        larger: of this one; None where it did not come back.
+    """
+    return max(gpus, larger or 0.0) if gpus else 0.0
+
+
 def trials_on(node: Resources, cpus: int, gpus: float) -> int:
     """How many trials a node holds at once.
 

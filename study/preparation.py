@@ -1,6 +1,7 @@
 """The driver's first phase: the encoders that its trials need, made in parallel as Ray's tasks."""
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -16,7 +17,6 @@ from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
 from study.failures import last_line
 from study.ledger import FAILED, FINISHED
 from study.nodes import check_this_node
-from study.packing import keep_to_share
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
 
@@ -49,7 +49,6 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str |
     """
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
-    keep_to_share(context.study.gpus_per_trial or 0.0)
     check_this_node(context)
     watch = DriverWatch(context)
     context = context.of_worker(f"encoder {need.key}")
@@ -79,7 +78,7 @@ def make_encoders(
     Args:
         needs: by their keys.
         context: the study's.
-        slots: how many at once, and the GPUs of each.
+        slots: how many at once, and the GPUs of a trial; a making has no less than a whole one.
         ending: looked at and, where the storage fails, set.
         console: shows the progress.
         again: whether those that failed in this study are tried again.
@@ -88,7 +87,8 @@ def make_encoders(
         return
     work = ray.remote(make_encoder).options(
         num_cpus=context.study.cpus_per_trial,
-        num_gpus=slots[1],
+        # Shares are of what fits need; a making may need more.
+        num_gpus=math.ceil(slots[1]),
         max_retries=context.study.retries,
         # A machine's trouble is raised, a recipe's is kept in the card.
         retry_exceptions=True,

@@ -18,7 +18,7 @@ from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
 from study.nodes import check_this_node, this_node
-from study.packing import keep_to_share, larger_share
+from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
     ERROR,
     FATAL,
@@ -54,7 +54,7 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
     os.environ.pop("MLFLOW_RUN_ID", None)  # Would override the parents of nested runs.
     context = _with_own_share(context, config["gpus"])
     torch.set_num_threads(context.study.cpus_per_trial)
-    keep_to_share(context.study.gpus_per_trial or 0.0)
+    keep_to_share(context.study.gpus_per_trial)
     try:
         check_this_node(context)
         _walk_cases(config, context, make_fit)
@@ -73,13 +73,12 @@ def _with_own_share(context: StudyContext, gpus: float | None) -> StudyContext:
 
     Args:
         context: the study's.
-        gpus: of the trial, where it came back with more already.
+        gpus: that the trial came back for, or None.
     """
-    if gpus is not None:
-        study = dataclasses.replace(context.study, gpus_per_trial=gpus)
-        return dataclasses.replace(context, study=study)
-    more = larger_share(context.study.gpus_per_trial or 0.0) is not None
-    return dataclasses.replace(context, more_memory=more)
+    own = gpus_of_trial(context.study.gpus_per_trial or 0.0, gpus)
+    study = dataclasses.replace(context.study, gpus_per_trial=own)
+    more = gpus is None and larger_share(own) is not None
+    return dataclasses.replace(context, study=study, more_memory=more)
 
 
 def _walk_cases(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]) -> None:

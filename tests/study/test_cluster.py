@@ -3,7 +3,8 @@ later, that are wrong; shares of GPUs."""
 
 import contextlib
 import sys
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -15,6 +16,7 @@ from rich.console import Console
 from study.arguments import parse
 from study.cluster import Room, leaving_out, settle
 from study.driver import driver_lease
+from study.driver_log import RAY_ENVIRONMENT
 from study.fits import Fit
 from study.gpu_memory import keep_peak, kept_peak, largest_configuration
 from study.inputs import prepare
@@ -46,6 +48,8 @@ FIXED = {"ffc_layers": 1, "global_ratio": 0.0}
 def cluster():
     """A head that takes no trial, and a worker with two GPUs."""
     with pytest.MonkeyPatch.context() as patch:
+        for variable, value in RAY_ENVIRONMENT.items():
+            patch.setenv(variable, value)
         one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         one.add_node(**GPUS)
         patch.setenv("RAY_ADDRESS", one.address)
@@ -137,20 +141,18 @@ def test_what_each_node_lacks_is_named_and_nothing_starts(cluster, grid, tmp_pat
 
 
 def test_the_first_node_is_waited_for_and_asked(cluster, grid, tmp_path):
-    added = []
-    timer = threading.Timer(3.0, lambda: added.append(cluster.add_node(num_cpus=6)))
-    timer.start()
-    with sitting_of(
-        tmp_path, [*grid, *["--cpus-per-trial", "5", "--gpus-per-trial", "0"]]
-    ) as sitting:
+    flags = [*grid, "--cpus-per-trial", "5", "--gpus-per-trial", "0"]
+    with sitting_of(tmp_path, flags) as sitting, ThreadPoolExecutor(1) as thread:
+        room = thread.submit(settled, sitting)
+        time.sleep(2)
+        assert not room.done()
+        late = cluster.add_node(num_cpus=6)
         try:
-            room = settled(sitting)
-            assert (room.slots, room.gpus) == (1, 0.0)
             (node,) = [n for n in alive_nodes() if n.resources.get("CPU") == 6]
-            assert room.asked == {node.id}
+            assert (room.result(120).slots, room.result().gpus) == (1, 0.0)
+            assert room.result().asked == {node.id}
         finally:
-            timer.join()
-            cluster.remove_node(added[0])
+            cluster.remove_node(late)
 
 
 def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster, grid, tmp_path):
@@ -162,7 +164,7 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
         try:
             room = Room(5, 0.0, demands_of(sitting.config, []), asked)
             # All cores of the right node are taken at first.
-            hold = ray.remote(lambda: __import__("time").sleep(8)).options(num_cpus=4).remote()
+            hold = ray.remote(lambda: time.sleep(8)).options(num_cpus=4).remote()
             trials, fits, search = go_through(sitting, room, tmp_path)
             ray.cancel(hold, force=True)
         finally:

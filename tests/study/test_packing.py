@@ -7,6 +7,7 @@ from study.packing import (
     Peak,
     chosen_share,
     fits_on_one,
+    gpus_of_trial,
     keep_to_share,
     larger_share,
     share_of,
@@ -63,6 +64,14 @@ def test_a_larger_share_is_one_that_half_as_many_have(had, gets):
 @pytest.mark.parametrize("had", [0.0, 1.0, 2.0])
 def test_no_share_is_larger_than_a_whole_gpu(had):
     assert larger_share(had) is None
+
+
+@pytest.mark.parametrize(
+    ("gpus", "larger", "has"),
+    [(0.25, None, 0.25), (0.25, 0.5, 0.5), (1.0, 0.5, 1.0), (0.0, 0.5, 0.0)],
+)
+def test_a_trial_that_came_back_in_another_sitting_has_no_less_than_the_others(gpus, larger, has):
+    assert gpus_of_trial(gpus, larger) == has
 
 
 @pytest.mark.parametrize(

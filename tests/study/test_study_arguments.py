@@ -129,6 +129,7 @@ def test_a_study_without_the_newer_fields_is_the_one_that_it_was(storage):
         ("--objective report_pixel_ap", "invalid choice: 'report_pixel_ap'"),
         ("--gpus-per-trial 1.5", "--gpus-per-trial above 1 must be a whole number but got 1.5"),
         ("--gpus-per-trial nan", "--gpus-per-trial must be 0 or more but got nan"),
+        ("--gpus-per-trial most", "--gpus-per-trial: must be a number or auto but got 'most'"),
         ("--cpus-per-trial 0", "--cpus-per-trial must be 1 or more"),
         ("--study a/b", "--study must be 1 to 100 letters"),
         (f"--study {'a' * 101}", "--study must be 1 to 100 letters"),
