@@ -183,12 +183,14 @@ def test_mlflow_that_is_away_for_a_minute_gets_all_of_it_later(cluster, monkeypa
     study = "without-mlflow"
     driver = submit(cluster, study, "--num-trials 2", "--seeds 2")
     wait_for("evaluated fits", lambda: len(cluster.begun(study)) == 2, driver)
-    cluster.type("services", "pkill -KILL -f '[m]lflow server'; pkill -KILL -f '[u]vicorn'")
+    cluster.type("services", "pkill -KILL -f '[m]lflow'; pkill -KILL -f '[u]vicorn'", None)
     assert "200 OK" not in cluster.mlflow_says("health")
     time.sleep(60)
     server = cluster.start_mlflow()
     wait_for("answer of MLflow", lambda: "200 OK" in cluster.mlflow_says("health"), server)
     end(driver)
+    # Where the study ended before the server was there again.
+    cluster.user(f"python -m study sync {study}")
     check_mlflow(monkeypatch, study, check_all_done_once(cluster, study, 2))
 
 
@@ -269,8 +271,9 @@ def test_a_job_without_the_token_is_not_taken(cluster):
 
 
 def test_the_dashboard_is_not_on_the_network(cluster):
-    said = cluster.type("services", f"curl -sS {hosts.address('head')}:8265/api/jobs/", 7)
-    assert "Could not connect" in said or "Connection refused" in said
+    dashboard = f"{hosts.address('head')}:8265"
+    refused = 7
+    cluster.type("services", f"curl -s {dashboard}/api/jobs/", refused)
 
 
 def test_mlflow_does_not_answer_to_a_foreign_name(cluster):
