@@ -125,12 +125,13 @@ def best_f1(scores: Any, labels: Any, maps: Any, masks: Any | None) -> Calibrati
 
 
 def false_alarms(scores: Any, maps: Any, rate: float) -> Calibration:
-    """Thresholds that a new normal image passes in at most a share `rate` of the cases.
+    """Thresholds that at most a share `rate` of new normal images are expected to pass.
 
     By order statistics: of n + 1 exchangeable scores a new one is above the k-th highest of the
     other n with probability k / (n + 1) at most (split conformal prediction; Vovk et al.,
     Algorithmic Learning in a Random World, 2005). The rate is that over draws of the calibration
-    images too: with few of them, a single threshold's own rate may be some way off. The pixel
+    images too: with few of them, a single threshold's own rate may be some way off; and images that
+    helped to choose the configuration are not quite exchangeable with new ones. The pixel
     threshold is set in the same way on each map's highest value, so it is the rate of normal images
     that show any region.
 
