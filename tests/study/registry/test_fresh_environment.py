@@ -13,8 +13,8 @@ import pytest
 
 from study.registry.model_files import save_detector
 
-# The default build of torch brings CUDA: with the downloads more than 6 GB, and eight minutes on two
-# busy cores.
+# The default build of torch brings CUDA: with the downloads more than 6 GB, and eight minutes on
+# two busy cores.
 NEEDED_BYTES = 15 * 10**9
 PROGRAM = """
 import json, sys
