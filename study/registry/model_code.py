@@ -18,6 +18,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ RECENT = 200
 MOST_PIXELS = 64_000_000
 # What the largest image takes without compression, alpha included.
 MOST_BYTES = 4 * MOST_PIXELS
-# One of the largest takes up to 0.8 GB until it has the model's size; more threads wait.
-DECODED_AT_ONCE = 2
+# An image of the most pixels takes up to 0.8 GB until it has the model's size, and C's allocator
+# keeps some of it for each thread: so few threads inspect, whichever of the server's ask. While one
+# has the network, the other decodes.
+INSPECTING_THREADS = 2
 # Less is a row of pixels: a single image that was sent where a batch belongs.
 LEAST_SIDE = 8
 
@@ -64,7 +67,7 @@ class DetectorModel(PythonModel):
         self.enough = max(RECENT, least_batch(len(normal)))
         self.recent, self.waiting = drift(normal, []), []
         self.recent_lock = threading.Lock()
-        self.decoding = threading.Semaphore(DECODED_AT_ONCE)
+        self.inspecting = ThreadPoolExecutor(INSPECTING_THREADS)
         root = os.environ.get(ROOT_VARIABLE)
         self.root = None if not root else Path(root).resolve()
         if self.root is not None and not self.root.is_dir():
@@ -96,7 +99,8 @@ class DetectorModel(PythonModel):
         """
         rows = _rows(model_input)
         errors: dict[int, str] = {}
-        found = iter(self.detector.inspect(self._images(rows, errors)))
+        images = self._images(rows, errors)
+        found = iter(self.inspecting.submit(self.detector.inspect, images).result())
         inspected = {i: next(found) for i in range(len(rows)) if i not in errors}
         scores = [inspection.score for inspection in inspected.values()]
         normal = self.detector.calibration.normal_scores
@@ -123,9 +127,7 @@ class DetectorModel(PythonModel):
         """Those that can be read, one in memory at a time; `errors` gets the other rows."""
         for i, (image, path) in enumerate(zip(rows["image"], rows["path"], strict=True)):
             try:
-                # Until the next one is asked for: by then this one has been resized.
-                with self.decoding:
-                    yield self._image(image, path)
+                yield self._image(image, path)
             except RowError as e:
                 errors[i] = str(e)
 
