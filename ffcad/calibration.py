@@ -94,8 +94,8 @@ class Calibration:
 def best_f1(scores: Any, labels: Any, maps: Any, masks: Any | None) -> Calibration:
     """Thresholds of the greatest F1, of images and of pixels.
 
-    The image threshold lies midway between the lowest score that is to be called defective and the
-    next one below, so that the last digits of another machine do not turn a verdict.
+    Each lies midway between the lowest value that is to be called defective and the next one
+    below, so that the last digits of another machine do not turn a verdict.
 
     Args:
         scores: (N,) anomaly scores of images that the model was not trained on.
@@ -109,13 +109,12 @@ def best_f1(scores: Any, labels: Any, maps: Any, masks: Any | None) -> Calibrati
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     try:
         found = image_f1_max(scores, labels).threshold
-        pixel = None if masks is None else pixel_f1_max(maps, masks).threshold
+        pixel = None if masks is None else _midway(maps, pixel_f1_max(maps, masks).threshold)
     except MetricError as e:
         raise CalibrationError(f"best F1: {e}") from e
-    below = scores[scores < found]
     normal = np.sort(scores[~labels.astype(bool)])
     return Calibration(
-        image_threshold=float((found + below.max()) / 2 if below.size else found),
+        image_threshold=_midway(scores, found),
         pixel_threshold=pixel,
         rule=BEST_F1,
         false_alarm_rate=None,
@@ -126,12 +125,13 @@ def best_f1(scores: Any, labels: Any, maps: Any, masks: Any | None) -> Calibrati
 
 
 def false_alarms(scores: Any, maps: Any, rate: float) -> Calibration:
-    """Thresholds that a new normal image passes in at most a share `rate` of the cases.
+    """Thresholds that at most a share `rate` of new normal images are expected to pass.
 
     By order statistics: of n + 1 exchangeable scores a new one is above the k-th highest of the
     other n with probability k / (n + 1) at most (split conformal prediction; Vovk et al.,
     Algorithmic Learning in a Random World, 2005). The rate is that over draws of the calibration
-    images too: with few of them, a single threshold's own rate may be some way off. The pixel
+    images too: with few of them, a single threshold's own rate may be some way off; and images that
+    helped to choose the configuration are not quite exchangeable with new ones. The pixel
     threshold is set in the same way on each map's highest value, so it is the rate of normal images
     that show any region.
 
@@ -174,10 +174,26 @@ def false_alarms(scores: Any, maps: Any, rate: float) -> Calibration:
     )
 
 
+# Scores and maps are float32, and whoever compares them with a threshold in that precision rounds
+# it first: so a threshold is a number that float32 has, else it could be rounded onto a value that
+# it lies above.
+
+
+def _midway(values: Any, lowest: float) -> float:
+    """Between `lowest`, which is one of the values, and the next value below."""
+    values = np.asarray(values)
+    below = float(np.max(values, initial=-np.inf, where=values < lowest))
+    middle = float(np.float32((lowest + below) / 2))
+    # Neighbours have nothing between them, and the least value has none below.
+    return middle if below < middle <= lowest else lowest
+
+
 def _just_above(values: np.ndarray, rate: float) -> float:
     """The least number above the k-th highest value, k the most that the rate allows."""
     k = math.floor(rate * (values.size + 1) + 1e-9)
-    return float(np.nextafter(np.sort(values)[-k], np.inf))
+    highest = float(np.sort(values)[-k])
+    above = np.float32(highest)
+    return float(above if above > highest else np.nextafter(above, np.float32(np.inf)))
 
 
 def _is_number(value: Any) -> bool:

@@ -98,10 +98,11 @@ class Detector:
             DataError: if one is of another type or shape, with its number.
         """
         side, small, sizes = self.config.image_size, [], []
-        for i, array in enumerate(images):
-            image = _image(array, i)
+        for array in images:
+            image = _image(array, len(sizes))
             sizes.append(image.size)
             small.append(np.asarray(resize_image(image, side)))
+            del array, image  # before the next one is decoded
         if not small:
             return []
         # A server's threads decode at once; the network takes one batch after another, so that

@@ -2,6 +2,10 @@
 
 The two-sample test of Kolmogorov and Smirnov (SciPy's, exact for small samples) sees any change of
 the scores' distribution and assumes none. Many defective images in a batch change it as well.
+
+It is meant for batches of new images, each asked about once. Its level is that over detectors too:
+one detector's normal scores are always the same ones, so it may be called a little more often than
+that, and most are called less often.
 """
 
 import math
@@ -10,7 +14,8 @@ from dataclasses import dataclass
 
 from scipy.stats import ks_2samp
 
-# A line asks after every batch: at one in twenty it would be called to the camera every day.
+# How many of the batches in which nothing has changed are called drifted. A line asks after every
+# batch: at one in twenty it would be called to the camera every day.
 LEVEL = 0.001
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ffcad.export import ExportError, Inspect
 
-# Greatest difference of an anomaly map's value, in maps of [0, 1] (by the discrepancy [0, 2]).
+# Greatest difference of an anomaly map's value, in maps of [0, 1] (by the discrepancy [0, 2]), and
+# of a score, which is a mean of such values.
 TOLERANCE = 1e-4
 WARM_UP = 2
 
@@ -58,7 +59,7 @@ def check(
         batch_sizes: how many images the graph gets at once, in turn.
 
     Raises:
-        ExportError: if a map differs by more than `TOLERANCE`, or is not finite.
+        ExportError: if a map or a score differs by more than `TOLERANCE`, or is not finite.
     """
     differences, start, turn = [], 0, 0
     while start < len(images):
@@ -68,13 +69,14 @@ def check(
         differences.append((of_maps.max(), of_scores.max()))
         start, turn = start + len(scores), turn + 1
     # max() of NumPy hands a NaN on; Python's would lose it.
-    largest_of_maps, largest_of_scores = np.max(differences, axis=0)
-    if not largest_of_maps <= TOLERANCE:
-        raise ExportError(
-            f"its anomaly maps differ from the model's by up to {largest_of_maps:.2g}, allowed are "
-            f"{TOLERANCE:g}"
-        )
-    return Deviation(len(images), float(largest_of_maps), float(largest_of_scores))
+    largest = np.max(differences, axis=0)
+    for what, difference in zip(("anomaly maps", "scores"), largest, strict=True):
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"its {what} differ from the model's by up to {difference:.2g}, allowed are "
+                f"{TOLERANCE:g}"
+            )
+    return Deviation(len(images), *map(float, largest))
 
 
 def image_seconds(inspects: dict[str, Inspect], image: np.ndarray, rounds: int) -> dict[str, float]:

@@ -76,7 +76,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="a trained detector as ONNX and as torch.export's program",
         description="Writes a trained detector, from images to scores and maps, as one graph: "
         f"{ONNX_FILE}, {TORCH_FILE}, and {CARD}, which says what they take and give. Each file is "
-        f"compared with the model (to {TOLERANCE:g} of the map) before it takes its name.",
+        f"compared with the model (to {TOLERANCE:g} of map and score) before it takes its name.",
     )
     parser.add_argument(
         "detector", type=Path, help="a training's checkpoint.pt, or the folder of a detector"

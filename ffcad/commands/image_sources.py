@@ -7,6 +7,8 @@ from pathlib import Path
 from ffcad.commands.arguments import UsageError
 from ffcad.datasets.images import is_image_file
 
+PICTURES = "pictures"  # below the output folder: what lies beside it may be the user's own
+
 
 @dataclass(frozen=True)
 class Source:
@@ -21,11 +23,12 @@ def find_sources(paths: list[Path], out: Path) -> list[Source]:
 
     Args:
         paths: files, taken whatever their suffix, and folders.
-        out: left out, because it holds pictures of an earlier call.
+        out: output folder; the pictures of an earlier call below it are left out.
 
     Raises:
         UsageError: if a path is not there, or a folder has no image.
     """
+    earlier = (out / PICTURES).resolve()
     sources = []
     for path in paths:
         if path.is_dir():
@@ -34,7 +37,7 @@ def find_sources(paths: list[Path], out: Path) -> list[Source]:
                 for file in sorted(path.rglob("*"))
                 if is_image_file(file)
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and out.resolve() not in file.resolve().parents
+                and earlier not in file.resolve().parents
             ]
             if not found:
                 raise UsageError(f"folder {path}: no image in it")
@@ -78,9 +81,38 @@ def picture_names(names: Iterable[Path]) -> list[Path]:
     """Where each image's picture goes below the output folder; no two the same."""
     taken: dict[Path, None] = {}
     for name in names:
-        target, n = name.with_suffix(".png"), 1
+        place = PICTURES / name
+        target, n = place.with_suffix(".png"), 1
         while target in taken:
             n += 1
-            target = name.with_name(f"{name.stem}-{n}.png")
+            target = place.with_name(f"{name.stem}-{n}.png")
         taken[target] = None
     return list(taken)
+
+
+def refuse_overwriting(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Whoever names a folder twice loses no photo.
+
+    Args:
+        targets: files that are to be written.
+        inputs: files that are read: images, masks.
+
+    Raises:
+        UsageError: if a target is an input, under whatever name.
+    """
+    read = {identity for path in inputs if (identity := _identity(path)) is not None}
+    for target in targets:
+        if _identity(target) in read:
+            raise UsageError(
+                f"{target} would be overwritten, which is an image or a mask that was given; give "
+                "--out another folder"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file has under each of its names, links and other cases; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

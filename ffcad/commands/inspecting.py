@@ -12,7 +12,13 @@ from rich.console import Console
 from rich.progress import track
 
 from ffcad.commands.arguments import RANDOM_ENCODER, UsageError, output_folder
-from ffcad.commands.image_sources import Source, find_masks, picture_names
+from ffcad.commands.image_sources import (
+    PICTURES,
+    Source,
+    find_masks,
+    picture_names,
+    refuse_overwriting,
+)
 from ffcad.contact_sheet import Card, thumbnail, write_contact_sheet
 from ffcad.datasets import read_image
 from ffcad.datasets.images import Unreadable, read_mask, read_rgb, resize_mask
@@ -28,9 +34,10 @@ VERDICTS = {None: "", True: "defect", False: "normal"}
 @dataclass(frozen=True)
 class Result:
     """What was found on an image file of `size` (width, height); its map has half precision, so
-    that thousands fit in memory."""
+    that thousands fit in memory. `picture` is the path of its picture below the output folder."""
 
     source: Source
+    picture: Path
     size: tuple[int, int]
     found: Inspection
 
@@ -59,7 +66,8 @@ def inspect_files(
         1 if a file or a mask could not be read, else 0.
 
     Raises:
-        UsageError: if a folder is not there or cannot be written, or nothing to monitor by is.
+        UsageError: if a folder is not there or cannot be written, nothing to monitor by is, or an
+            image or a mask would be overwritten.
     """
     if monitor and detector.calibration is None:
         raise UsageError(
@@ -67,22 +75,26 @@ def inspect_files(
             f"{title} is a checkpoint; give a detector"
         )
     mask_files = {} if masks is None else find_masks(masks, sources)
+    pictures = picture_names([source.name for source in sources])
+    refuse_overwriting(
+        (out / name for name in (SCORES, SHEET, DRIFT, *pictures)),
+        (*(source.path for source in sources), *mask_files.values()),
+    )
     output_folder(out)
     console = Console(markup=False, highlight=False)
     warnings, facts = [], []
     if detector.config.encoder_weights == "random":
         warnings.append(RANDOM_ENCODER)
-    results, problems = _inspect(detector, sources, console)
+    results, problems = _inspect(detector, list(zip(sources, pictures, strict=True)), console)
     results.sort(key=lambda result: -result.found.score)
     if monitor:
         checked = drift(detector.calibration.normal_scores, [r.found.score for r in results])
         _write_drift(out / DRIFT, checked)
         (warnings if checked.drifted else facts).append(checked.line())
-    names = picture_names([result.source.name for result in results])
     # Its full path would say more of a machine than of the encoder.
     encoder = Path(detector.config.encoder_weights).name
-    _write_scores(out / SCORES, results, names, encoder)
-    cards, wrong_masks = _draw(out, results, names, mask_files, detector, console)
+    _write_scores(out / SCORES, results, encoder)
+    cards, wrong_masks = _draw(out, results, mask_files, detector, console)
     problems += wrong_masks
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -96,30 +108,33 @@ def inspect_files(
     _print_results(console, results, detector.calibration is not None)
     for line in (*facts, counts):
         console.print(line, soft_wrap=True)
-    console.print(f"{SHEET}, {SCORES} and the pictures are in {out}", soft_wrap=True)
+    console.print(f"{SHEET}, {SCORES} and the folder {PICTURES} are in {out}", soft_wrap=True)
     return 1 if problems else 0
 
 
 def _inspect(
-    detector: Detector, sources: list[Source], console: Console
+    detector: Detector, pairs: list[tuple[Source, Path]], console: Console
 ) -> tuple[list[Result], list[str]]:
+    """The images, each with its picture's place, to results, and what is wrong with the others."""
     step = detector.config.batch_size
     results, problems = [], []
-    starts = range(0, len(sources), step)
+    starts = range(0, len(pairs), step)
     for start in _tracked(starts, "inspecting", console):
-        read: list[tuple[Source, tuple[int, int]]] = []
-        batch = detector.inspect(_images(sources[start : start + step], read, problems))
-        for (source, size), found in zip(read, batch, strict=True):
+        read: list[tuple[Source, Path, tuple[int, int]]] = []
+        batch = detector.inspect(_images(pairs[start : start + step], read, problems))
+        for (source, picture, size), found in zip(read, batch, strict=True):
             small = replace(found, anomaly_map=found.anomaly_map.astype(np.float16))
-            results.append(Result(source, size, small))
+            results.append(Result(source, picture, size, small))
     return results, problems
 
 
 def _images(
-    sources: list[Source], read: list[tuple[Source, tuple[int, int]]], problems: list[str]
+    pairs: list[tuple[Source, Path]],
+    read: list[tuple[Source, Path, tuple[int, int]]],
+    problems: list[str],
 ) -> Iterator[np.ndarray]:
     """The images of a batch, one in memory at a time; `read` gets those that there were."""
-    for source in sources:
+    for source, picture in pairs:
         try:
             image = read_rgb(source.path.read_bytes())
         except Unreadable as e:
@@ -127,14 +142,13 @@ def _images(
         except OSError as e:
             problems.append(f"{source.path}: {e.strerror or e}")
         else:
-            read.append((source, image.size))
+            read.append((source, picture, image.size))
             yield np.asarray(image)
 
 
 def _draw(
     out: Path,
     results: list[Result],
-    names: list[Path],
     masks: dict[Path, Path],
     detector: Detector,
     console: Console,
@@ -148,8 +162,7 @@ def _draw(
     maps = [result.found.anomaly_map for result in results]
     lowest = min((float(m.min()) for m in maps), default=0.0)
     limits = (lowest, max((float(m.max()) for m in maps), default=1.0))
-    pairs = list(zip(results, names, strict=True))
-    for result, name in _tracked(pairs, "drawing", console):
+    for result in _tracked(results, "drawing", console):
         path, mask, found = result.source.path, None, result.found
         if path in masks:
             try:
@@ -165,7 +178,7 @@ def _draw(
             remark=str(result.source.name),
             mask=mask,
         )
-        inspection_picture(inspected, out / name, limits=limits, threshold=threshold)
+        inspection_picture(inspected, out / result.picture, limits=limits, threshold=threshold)
         small = thumbnail(image, anomaly_map, found.regions, result.size, limits)
         cards.append(
             Card(
@@ -174,7 +187,7 @@ def _draw(
                 found.defect,
                 len(found.regions),
                 small,
-                name.as_posix(),
+                result.picture.as_posix(),
             )
         )
     return cards, problems
@@ -198,11 +211,11 @@ def _print_results(console: Console, results: list[Result], judged: bool) -> Non
         console.print(f"({len(results) - SHOWN} more)")
 
 
-def _write_scores(path: Path, results: list[Result], names: list[Path], encoder: str) -> None:
+def _write_scores(path: Path, results: list[Result], encoder: str) -> None:
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(["file", "score", "verdict", "regions", "picture", "encoder"])
-        for result, name in zip(results, names, strict=True):
+        for result in results:
             found = result.found
             # Of a checkpoint, which has no thresholds, both stay empty.
             judged = "" if found.defect is None else len(found.regions)
@@ -212,7 +225,7 @@ def _write_scores(path: Path, results: list[Result], names: list[Path], encoder:
                     f"{found.score:.6f}",
                     VERDICTS[found.defect],
                     judged,
-                    name.as_posix(),
+                    result.picture.as_posix(),
                     encoder,
                 ]
             )

@@ -22,6 +22,8 @@ from ffcad.datasets.cache import cached
 from ffcad.datasets.records import DataError, Decoded, Listing, refuse
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+# Pillow's names of what such files hold; it reads more, some with programs of the system.
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 THUMBNAIL_SIDE = 64
 
 # Part of every category's digest: raise it when decoding or resizing gives other values.
@@ -172,16 +174,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: if its kind has no such form.
     """
     if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values need more than 16 bits")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        # Rounded, in whole numbers and in place: images may be as large as the memory allows.
+        values = values.astype(np.uint32)
+        values += 128
+        values //= 257
+        image = Image.fromarray(values.astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("its values are floating-point numbers")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_mask(content: bytes) -> np.ndarray:
@@ -225,7 +231,8 @@ def _open(
     if most_pixels is not None and image.width * image.height > most_pixels:
         raise ValueError(f"its {image.width}x{image.height} pixels are more than {most_pixels:,}")
     image.load()
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _cover(mask: np.ndarray, side: int) -> np.ndarray:

@@ -75,12 +75,16 @@ class Card:
         """Of the version, Markdown."""
         fit, study = self.candidate.fit, self.study
         seeds = f", best of {self.candidate.seeds} on the select split"
-        rule = f"best F1 on {calibration.defective_images} defective and "
+        normal = f"{calibration.normal_images} normal images"
+        rule = f"best F1 on {calibration.defective_images} defective and {normal}"
         if calibration.false_alarm_rate is not None:
-            rule = f"at most {calibration.false_alarm_rate:.2%} false alarms on "
+            rule = (
+                f"set on {normal}; of new ones like them at most "
+                f"{calibration.false_alarm_rate:.2%} are expected to be false alarms (not measured)"
+            )
         rows = [
             *((f"{self.split} {f.metric}, 95 % interval", f"{f}") for f in found),
-            ("thresholds", f"{rule}{calibration.normal_images} normal images"),
+            ("thresholds", rule),
             ("image threshold", f"{calibration.image_threshold:.4g}"),
             ("one image", f"{speed.latency_ms:.1f} ms"),
             ("in batches", f"{speed.images_per_second:.1f} images a second"),

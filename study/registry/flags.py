@@ -47,7 +47,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--false-alarm-rate",
         type=float,
         metavar="R",
-        help="of the thresholds, set on held-out normal images (default: those of the best F1)",
+        help="expected of new normal images; the thresholds are set on held-out ones (default: "
+        "those of the best F1)",
     )
     add(
         "--iterations-factor",

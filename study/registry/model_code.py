@@ -4,19 +4,21 @@
 
 A cell of `image` is a PNG or JPEG file as base64 text, or the pixels: (H, W) or (H, W, 3), 0 to
 255. A batch of arrays goes in under the column's name, {"image": array of (N, H, W, 3)}. A cell
-of `path` names a file below the folder FFCAD_IMAGE_ROOT, which whoever starts the server sets;
-without it, paths are refused. A row that cannot be read has its reason in `error` and leaves the
-others alone.
+of `path` names an image file below the folder FFCAD_IMAGE_ROOT, which whoever starts the server
+sets; without it, paths are refused. A row that cannot be read has its reason in `error` and leaves
+the others alone.
 """
 
 import base64
 import binascii
 import dataclasses
+import errno
 import json
 import os
+import stat
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,25 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from ffcad.datasets.images import Unreadable, read_rgb
+from ffcad.datasets.images import IMAGE_FORMATS, Unreadable, read_rgb
 from ffcad.detector import Detector, Inspection
-from ffcad.drift import drift
+from ffcad.drift import drift, least_batch
 from ffcad.map_files import map_to_png
 
 ROOT_VARIABLE = "FFCAD_IMAGE_ROOT"
 COLUMNS = ("score", "defect", "anomaly_map", "regions", "error", "drift")
-# Most lines send one image at a time, and a batch of one can never be called drifted.
+# Most lines send one image at a time, and a batch of one can never be called drifted. Each image
+# counts in one test only: tests of the same images, asked at every request, would be many more
+# than the level is meant for.
 RECENT = 200
 # A file of a few kilobytes can claim to be an image that fills the memory.
 MOST_PIXELS = 64_000_000
+# What the largest image takes without compression, alpha included.
+MOST_BYTES = 4 * MOST_PIXELS
+# An image of the most pixels takes up to 0.8 GB until it has the model's size, and C's allocator
+# keeps some of it for each thread: so few threads inspect, whichever of the server's ask. While one
+# has the network, the other decodes.
+INSPECTING_THREADS = 2
 # Less is a row of pixels: a single image that was sent where a batch belongs.
 LEAST_SIDE = 8
 
@@ -53,8 +63,11 @@ class DetectorModel(PythonModel):
         self.detector = Detector.load(
             Path(context.artifacts["detector"]), context.model_config["device"]
         )
-        self.recent: deque[float] = deque(maxlen=RECENT)
+        normal = self.detector.calibration.normal_scores
+        self.enough = max(RECENT, least_batch(len(normal)))
+        self.recent, self.waiting = drift(normal, []), []
         self.recent_lock = threading.Lock()
+        self.inspecting = ThreadPoolExecutor(INSPECTING_THREADS)
         root = os.environ.get(ROOT_VARIABLE)
         self.root = None if not root else Path(root).resolve()
         if self.root is not None and not self.root.is_dir():
@@ -77,21 +90,22 @@ class DetectorModel(PythonModel):
             PNG of the model's size, whose value v stands for v / 65535 * 2; `regions`, JSON, boxes
             [x0, y0, x1, y1] and areas in pixels of the image that was sent, and the map's peak;
             `error`; and `drift`, JSON, the same in each row: whether the scores of these rows
-            (`batch`), and of the last `RECENT` that this process has seen (`recent`), are still
-            those of normal images.
+            (`batch`), and of the last `RECENT` or more that this process has put together
+            (`recent`), are still those of normal images. That is tested once for all of them, and
+            stays until as many new ones have come; `waiting` says how many have.
 
         Raises:
             MlflowException: if there is neither column.
         """
         rows = _rows(model_input)
         errors: dict[int, str] = {}
-        found = iter(self.detector.inspect(self._images(rows, errors)))
+        images = self._images(rows, errors)
+        found = iter(self.inspecting.submit(self.detector.inspect, images).result())
         inspected = {i: next(found) for i in range(len(rows)) if i not in errors}
         scores = [inspection.score for inspection in inspected.values()]
         normal = self.detector.calibration.normal_scores
         of_batch = dataclasses.asdict(drift(normal, scores))
-        of_recent = dataclasses.asdict(drift(normal, self._recent_with(scores)))
-        drifts = json.dumps({"batch": of_batch, "recent": of_recent})
+        drifts = json.dumps({"batch": of_batch, "recent": self._recent_with(scores)})
         maps = params is None or params["maps"]
         answers = [
             {**_answer(inspected.get(i), maps), "error": errors.get(i), "drift": drifts}
@@ -100,11 +114,14 @@ class DetectorModel(PythonModel):
         # As objects, because a missing number would become NaN, which is no JSON.
         return pd.DataFrame(answers, columns=list(COLUMNS), index=rows.index, dtype=object)
 
-    def _recent_with(self, scores: list[float]) -> list[float]:
-        """The last scores, those of this call among them; several threads call at once."""
+    def _recent_with(self, scores: list[float]) -> dict[str, Any]:
+        """The last test of enough scores, perhaps of this call's; several threads call at once."""
         with self.recent_lock:
-            self.recent.extend(scores)
-            return list(self.recent)
+            self.waiting += scores
+            if len(self.waiting) >= self.enough:
+                self.recent = drift(self.detector.calibration.normal_scores, self.waiting)
+                self.waiting = []
+            return {**dataclasses.asdict(self.recent), "waiting": len(self.waiting)}
 
     def _images(self, rows: pd.DataFrame, errors: dict[int, str]) -> Iterator[np.ndarray]:
         """Those that can be read, one in memory at a time; `errors` gets the other rows."""
@@ -119,7 +136,7 @@ class DetectorModel(PythonModel):
             raise RowError("a row needs an image or a path, and not both")
         if _is_missing(path):
             return _from_cell(image)
-        return _decoded(self._content(path), None)
+        return _decoded(self._content(path), IMAGE_FORMATS)
 
     def _content(self, path: Any) -> bytes:
         """A file's content, if it lies below the root once all links are followed."""
@@ -130,16 +147,40 @@ class DetectorModel(PythonModel):
             file = (self.root / str(path)).resolve()
             if not file.is_relative_to(self.root):
                 raise outside
-            if not file.is_file():
-                raise RowError("there is no such file below the server's image root")
-            # Nothing that has become a link since then is followed.
-            opened = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            with os.fdopen(opened, "rb") as content:
-                return content.read()
+            return _read_below(self.root, file.relative_to(self.root).parts)
+        except (FileNotFoundError, NotADirectoryError) as e:
+            raise RowError("there is no such file below the server's image root") from e
         except OSError as e:
+            if e.errno == errno.ELOOP:
+                raise outside from e
             raise RowError(f"the file cannot be read ({e.strerror})") from e
         except (ValueError, RuntimeError) as e:  # a null byte, a loop of links
             raise outside from e
+
+
+def _read_below(root: Path, parts: Sequence[str]) -> bytes:
+    """A file's content; part by part, so that what has become a link since then is not followed.
+
+    Raises:
+        OSError: if it is not there, or a part is a link.
+        RowError: if it is too large.
+    """
+    opened = os.open(root, os.O_RDONLY)
+    try:
+        for part in parts:
+            # What is no file, a pipe for one, would be waited for.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            folder, opened = opened, os.open(part, flags, dir_fd=opened)
+            os.close(folder)
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if status.st_size > MOST_BYTES:
+            raise RowError(f"the file has {status.st_size:,} bytes, more than {MOST_BYTES:,}")
+        with os.fdopen(opened, "rb", closefd=False) as file:
+            return file.read(MOST_BYTES)
+    finally:
+        os.close(opened)
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +217,7 @@ def _from_cell(cell: Any) -> np.ndarray:
     raise RowError(f"the image must be base64 text or an array but got {type(cell).__name__}")
 
 
-def _decoded(content: bytes, formats: tuple[str, ...] | None) -> np.ndarray:
+def _decoded(content: bytes, formats: tuple[str, ...]) -> np.ndarray:
     try:
         return np.asarray(read_rgb(content, formats=formats, most_pixels=MOST_PIXELS))
     except Unreadable as e:

@@ -14,6 +14,7 @@ from ffcad.calibration import (
     best_f1,
     false_alarms,
 )
+from ffcad.regions import find_regions
 
 RNG = np.random.default_rng(0)
 
@@ -34,18 +35,31 @@ def test_no_other_threshold_has_a_greater_f1(seed):
     best = max(f1_at(t, scores, labels) for t in scores)
     assert f1_at(found.image_threshold, scores, labels) == best
     best = max(f1_at(t, maps.ravel(), masks.ravel()) for t in np.unique(maps))
-    assert f1_at(np.float32(found.pixel_threshold), maps.ravel(), masks.ravel()) == best
+    assert f1_at(found.pixel_threshold, maps.ravel(), masks.ravel()) == best
     assert found.normal_scores == tuple(np.sort(scores[~labels].astype(float)))
     assert (found.normal_images, found.defective_images) == (13, 7)
     assert (found.rule, found.false_alarm_rate) == (BEST_F1, None)
 
 
-def test_the_image_threshold_lies_midway_so_that_rounding_turns_no_verdict():
+def test_thresholds_lie_midway_so_that_rounding_turns_no_verdict():
     found = best_f1([0.1, 0.2, 0.6, 0.9], [False, False, True, True], None, None)
     assert found.image_threshold == pytest.approx(0.4)
     assert found.pixel_threshold is None, "without masks nobody knows it"
     lowest_is_defective = best_f1([0.5, 0.5], [False, True], None, None)
     assert lowest_is_defective.image_threshold == 0.5
+    maps = np.float32([[[0.0, 0.25]], [[0.75, 0.875]]])
+    masks = np.array([[[False, False]], [[True, True]]])
+    assert best_f1([0.1, 0.6], [False, True], maps, masks).pixel_threshold == 0.5
+
+
+@pytest.mark.parametrize("value", np.float32([0.1, 0.3, 1.0, 1e-30]))
+def test_between_neighbours_the_threshold_is_the_upper_one(value):
+    maps = np.full((2, 1, 2), value)
+    maps[1] = np.nextafter(value, np.float32(2))
+    masks = maps > value
+    found = best_f1([0.1, 0.6], [False, True], maps, masks)
+    assert found.pixel_threshold == maps.max()
+    assert [len(find_regions(m, found.pixel_threshold, (2, 1))) for m in maps] == [0, 1]
 
 
 def test_one_class_alone_has_no_f1():
@@ -62,14 +76,28 @@ def test_normal_images_pass_the_threshold_as_often_as_was_promised():
     assert np.mean(alarms) == pytest.approx(rate, abs=0.002)
 
 
+def with_regions(maps, threshold) -> int:
+    return sum(bool(find_regions(m, threshold, (m.shape[1], m.shape[0]))) for m in maps)
+
+
 def test_the_pixel_threshold_promises_the_same_of_regions():
     maps = RNG.random((40, 5, 5)).astype(np.float32)
     scores = maps.reshape(40, -1).max(axis=1)
     found = false_alarms(scores, maps, 0.1)
     assert found.pixel_threshold == found.image_threshold, "the score is the map's maximum here"
-    assert np.sum((maps.astype(float) >= found.pixel_threshold).any(axis=(1, 2))) == 3
+    assert with_regions(maps, found.pixel_threshold) == 3
+    assert sum(score >= found.image_threshold for score in scores) == 3
     assert (found.rule, found.false_alarm_rate) == (FALSE_ALARM_RATE, 0.1)
     assert (found.normal_images, found.defective_images) == (40, 0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_values_that_are_tied_at_the_top_are_no_alarms(kind):
+    maps = np.ones((40, 5, 5), kind)
+    found = false_alarms(maps[:, 0, 0], maps, 0.1)
+    assert with_regions(maps, found.pixel_threshold) == 0
+    assert not (maps.astype(np.float32)[:, 0, 0] >= found.image_threshold).any()
+    assert found.pixel_threshold == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -331,8 +331,8 @@ def images(tmp_path: Path) -> Path:
 
 def test_predict_inspects_what_it_can_and_names_what_it_cannot(fitted: Path, images: Path, capsys):
     out = images / "out"  # what an earlier call has left there is not inspected
-    out.mkdir()
-    (out / "earlier.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (out / "pictures").mkdir(parents=True)
+    (out / "pictures" / "earlier.jpg").write_bytes((images / "a.jpg").read_bytes())
     command = ["predict", str(fitted / "checkpoint.pt"), str(images), "--out", str(out)]
     assert main(command) == 1
     shown, said = capsys.readouterr()
@@ -369,7 +369,7 @@ def test_predict_draws_truth_where_there_is_a_mask(fitted: Path, images: Path, t
 def test_pictures_of_files_of_one_name_do_not_overwrite_each_other():
     names = [Path("a/x.png"), Path("a/x.jpg"), Path("x.jpg"), Path("a/x.bmp")]
     wanted = ["a/x.png", "a/x-2.png", "x.png", "a/x-3.png"]
-    assert [p.as_posix() for p in picture_names(names)] == wanted
+    assert [p.as_posix() for p in picture_names(names)] == [f"pictures/{name}" for name in wanted]
 
 
 def test_the_module_runs():

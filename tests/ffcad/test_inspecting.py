@@ -1,8 +1,10 @@
 """`python -m ffcad predict` with a calibrated detector: verdicts, contact sheet, drift."""
 
 import csv
+import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def test_the_contact_sheet_is_whole_by_itself_and_sorted(written):
     assert "8 of 9 images inspected" in page
     assert "broken.png: cannot be read" in page
     links = re.findall(r'<a href="([^"]+)"', page)
-    assert "0%3Cb%3E%26.png" in links
+    assert "pictures/0%3Cb%3E%26.png" in links
 
 
 def test_drift_is_measured_only_when_it_is_asked_for(detector, images, written, tmp_path, capsys):
@@ -91,6 +93,62 @@ def test_a_single_image_cannot_drift(detector, images, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "drift: not known; 1 image says nothing, give at least 4" in " ".join(shown.split())
     assert json.loads((tmp_path / "out" / "drift.json").read_text())["p_value"] is None
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digests of a folder's files."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("given", ["mine/1.png", "mine", "other"])
+def test_the_images_own_folder_as_output_costs_no_image(detector, images, tmp_path, given):
+    detector.save(tmp_path / "detector")
+    for place in ("mine", "other"):  # whose images may have the same names
+        (tmp_path / place).mkdir()
+        for name in ("1.png", "2.png"):
+            shutil.copy(images / name, tmp_path / place / name)
+    (tmp_path / "mine" / "1.png").write_bytes((images / "3.png").read_bytes())
+    before = contents(tmp_path)
+    words = ["predict", str(tmp_path / "detector"), str(tmp_path / given)]
+    for _ in range(2):  # the second time pictures are there
+        assert main([*words, "--out", str(tmp_path / "mine")]) == 0
+        after = contents(tmp_path)
+        assert {name: after[name] for name in before} == before
+        new = {"mine/scores.csv", "mine/index.html"}
+        shown = ["1.png"] if given == "mine/1.png" else ["1.png", "2.png"]
+        assert set(after) - set(before) == new | {f"mine/pictures/{name}" for name in shown}
+
+
+@pytest.mark.parametrize("kind", ["image", "mask", "link", "hard link"])
+def test_what_would_overwrite_an_image_or_a_mask_is_refused(
+    detector, images, tmp_path, capsys, kind
+):
+    detector.save(tmp_path / "detector")
+    pictures, photo = tmp_path / "out" / "pictures", tmp_path / "photo.png"
+    pictures.mkdir(parents=True)
+    shutil.copy(images / "1.png", photo)
+    given, flags = photo, []
+    if kind == "image":
+        given = pictures / "photo.png"
+        shutil.copy(photo, given)
+    elif kind == "mask":
+        shutil.copy(photo, pictures / "photo.png")
+        flags = ["--masks", str(pictures)]
+    elif kind == "link":
+        (pictures / "photo.png").symlink_to(photo)
+    else:
+        (pictures / "photo.png").hardlink_to(photo)
+    before = contents(tmp_path)
+    words = ["predict", str(tmp_path / "detector"), str(given), "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert main([*words, *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{pictures / 'photo.png'} would be overwritten" in line
+    assert contents(tmp_path) == before
 
 
 def test_a_thumbnail_has_the_files_proportions_and_a_box_around_each_region(tmp_path):

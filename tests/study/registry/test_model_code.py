@@ -1,14 +1,20 @@
 """The registered model's rows: each is inspected or says why not, whatever the others are."""
 
 import base64
+import dataclasses
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ffcad.detector import Detector
+from ffcad.drift import least_batch
 from study.registry.model_files import image_text
 
 pytestmark = [
@@ -127,14 +133,29 @@ def test_every_kind_of_image_is_inspected_and_every_other_row_has_its_reason(
     assert json.loads(rows[0]["drift"])["batch"]["images"] == len(GOOD)
 
 
-def test_images_that_come_one_at_a_time_drift_too(folder, monkeypatch):
+def test_images_that_come_a_few_at_a_time_are_tested_once_there_are_enough(folder, monkeypatch):
     model = load(folder, monkeypatch, None)
-    black = {"image": text(file_of(np.zeros((40, 40, 3), np.uint8)))}
-    found = [json.loads(predict(model, [black])[0]["drift"]) for _ in range(12)]
-    assert {drift["batch"]["p_value"] for drift in found} == {None}
-    assert [drift["recent"]["images"] for drift in found] == list(range(1, 13))
-    assert not found[0]["recent"]["drifted"]
-    assert found[-1]["recent"]["drifted"]
+    black = {"image": np.zeros((8, 8, 3), np.uint8)}
+
+    def ask(images):
+        return json.loads(predict(model, [black] * images)[0]["drift"])["recent"]
+
+    found = [ask(1), *(ask(33) for _ in range(6)), ask(1)]
+    assert [recent["waiting"] for recent in found] == [1, 34, 67, 100, 133, 166, 199, 0]
+    assert {(recent["images"], recent["p_value"]) for recent in found[:-1]} == {(0, None)}
+    assert (found[-1]["images"], found[-1]["drifted"]) == (200, True)
+    # The same images are not asked about again.
+    again = [ask(33), ask(33)]
+    assert [recent.pop("waiting") for recent in again] == [33, 66]
+    assert again[0] == again[1] == {k: v for k, v in found[-1].items() if k != "waiting"}
+
+
+def test_where_few_normal_images_were_there_a_test_waits_until_it_can_say_something(
+    detector, tmp_path, monkeypatch
+):
+    one = dataclasses.replace(detector.calibration, normal_images=1, normal_scores=(0.1,))
+    Detector(detector.predictor.model, one, use_head=True).save(tmp_path / "detector")
+    assert load(tmp_path, monkeypatch, None).enough == least_batch(1) > 200
 
 
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(folder, monkeypatch):
@@ -143,6 +164,42 @@ def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(fol
     assert len(buffer.getvalue()) < 100_000
     [row] = predict(load(folder, monkeypatch, None), [{"image": text(buffer.getvalue())}])
     assert "9000x9000 pixels are more than 64,000,000" in row["error"]
+
+
+MEMORY = """
+import base64, io, re, sys
+from concurrent.futures import ThreadPoolExecutor
+import pandas as pd
+from mlflow.pyfunc import PythonModelContext
+from PIL import Image
+from study.registry.model_code import DetectorModel
+model = DetectorModel()
+model.load_context(PythonModelContext({"detector": sys.argv[1]}, {"device": "cpu"}))
+def cell(side):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+def ask(image):
+    assert model.predict(None, pd.DataFrame({"image": [image]}))["error"].tolist() == [None]
+def most():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+small, large = cell(64), cell(4000)
+with ThreadPoolExecutor(8) as clients:
+    list(clients.map(ask, [small] * 8))  # what each thread needs anyway
+    before = most()
+    ask(large)
+    one = most()
+    list(clients.map(ask, [large] * 8))
+print((most() - before) / (one - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory is read from /proc")
+def test_eight_clients_with_large_images_take_the_memory_of_two(folder):
+    command = [sys.executable, "-c", MEMORY, str(folder / "detector")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 3.5
 
 
 def test_paths_are_off_unless_the_servers_owner_sets_a_root(folder, monkeypatch):
@@ -189,6 +246,37 @@ def test_no_path_leads_out_of_the_root_nor_tells_what_is_there(folder, monkeypat
 def test_a_path_without_a_file_says_so(folder, monkeypatch, path):
     [row] = predict(load(folder, monkeypatch, str(folder / "root")), [{"path": path}])
     assert "no such file below" in row["error"] or "File name too long" in row["error"]
+
+
+def test_a_path_takes_image_files_alone_and_none_that_would_fill_the_memory(
+    tmp_path, folder, monkeypatch
+):
+    model = load(folder, monkeypatch, str(tmp_path))
+    for form in ("TIFF", "WEBP", "PPM", "EPS", "GIF"):
+        (tmp_path / f"{form}.png").write_bytes(file_of(COLOUR, form))
+    with open(tmp_path / "large.bmp", "wb") as file:
+        file.truncate(256_000_001)  # a hole: it takes no disk
+    os.mkfifo(tmp_path / "pipe.png")
+    rows = predict(model, [{"path": path.name} for path in sorted(tmp_path.iterdir())])
+    errors = {
+        path.name: row["error"] for path, row in zip(sorted(tmp_path.iterdir()), rows, strict=True)
+    }
+    assert {name for name, error in errors.items() if error is None} == {
+        f"{form}.png" for form in ("TIFF", "WEBP", "PPM")
+    }
+    for form in ("EPS", "GIF"):
+        assert "unknown or damaged format" in errors[f"{form}.png"]
+    assert errors["large.bmp"] == "the file has 256,000,001 bytes, more than 256,000,000"
+    assert "there is no such file" in errors["pipe.png"]
+
+
+@pytest.mark.parametrize("parts", [("folder", "secret.png"), ("link.png",), ("inside.bmp",)])
+def test_what_became_a_link_after_the_path_was_checked_is_not_followed(folder, parts):
+    from study.registry.model_code import _read_below
+
+    assert _read_below(folder / "root", ("sub", "part.bmp")) == file_of(COLOUR, "BMP")
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+        _read_below(folder / "root", parts)
 
 
 def test_image_and_path_together_are_refused_and_apart_are_not(folder, monkeypatch):

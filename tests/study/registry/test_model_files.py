@@ -19,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+from ffcad.commands.predict import load_detector
 from ffcad.datasets import load_category
 from ffcad.drift import least_batch
 from ffcad.map_files import MAP_SCALE, STEPS, png_to_map
@@ -213,6 +214,25 @@ def test_predict_fetches_the_champion_and_gives_the_detectors_verdicts(
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {uri} cannot be had from {registry}: ")
         assert message in line
+
+
+@pytest.mark.slow
+def test_mlflow_gives_the_detectors_folder_that_commands_without_mlflow_take(
+    detector, registry, dial, tmp_path
+):
+    """As in the README."""
+    command = [sys.executable, "-m", "mlflow", "artifacts", "download", "--artifact-uri"]
+    command += [f"models:/{NAME}@champion/artifacts/detector", "--dst-path", "."]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": registry}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = detector.inspect(dial[:2])
+    # What `predict` and `export` of ffcad read it with.
+    found = load_detector(tmp_path / "artifacts" / "detector", "cpu").inspect(dial[:2])
+    assert [f.score for f in found] == [e.score for e in expected]
+    assert [f.defect for f in found] == [e.defect for e in expected]
 
 
 class Served:

@@ -126,6 +126,9 @@ def test_a_fit_is_trained_again_with_more_images_and_a_part_is_kept_out(promote,
         "kept_out": 2,
     }
     assert done["tags"]["false_alarm_rate"] == "0.2"
+    [versions] = json.loads(promote("--list", "--json", "--tracking-uri", uri)[1]).values()
+    wanted = "of new ones like them at most 20.00% are expected to be false alarms (not measured)"
+    assert wanted in versions[0]["description"]
     code, out, err = promote("tiny", "--false-alarm-rate", "0.001", "--tracking-uri", uri)
     assert code == 2
     assert re.fullmatch(r"error: dial: a false-alarm rate of 0.001 needs 999 .*\n", err)
