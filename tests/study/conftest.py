@@ -146,3 +146,19 @@ def gcs_bucket():
             options = {"token": "anon", "project": "tests", "skip_instance_cache": True}
             gcsfs.GCSFileSystem(**options).mkdir("studies")
             yield "gs://studies"
+
+
+@pytest.fixture
+def notice_loss(tmp_path):
+    """Lets the holders of leases on the test's storage look now whether they still have them."""
+
+    def look():
+        threads = [t for t in threading.enumerate() if t.name == "lease"]
+        leases = [thread._target.__self__ for thread in threads]
+        ours = [lease for lease in leases if lease.storage.where == str(tmp_path)]
+        assert ours
+        for lease in ours:
+            lease._wake.set()
+            assert lease.lost.wait(10)
+
+    return look

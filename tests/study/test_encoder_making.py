@@ -156,7 +156,7 @@ def test_two_makers_of_one_encoder_make_it_once(make_context, recipe, need, fini
 
 
 def test_a_maker_that_was_succeeded_leaves_everything_to_the_other(
-    make_context, recipe, need, tmp_path
+    make_context, recipe, need, notice_loss, tmp_path
 ):
     context = make_context(tmp_path, f"{recipe} {RATIO}")
     run = Making(context, need).run()
@@ -165,10 +165,7 @@ def test_a_maker_that_was_succeeded_leaves_everything_to_the_other(
     folder = tmp_path / "encoders" / need.key
     before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
     assert Storage(tmp_path).create(f"encoders/{need.key}/lease-000002.json", b"{}")
-    for thread in threading.enumerate():
-        if thread.name == "lease":
-            thread._target.__self__._wake.set()
-            assert thread._target.__self__.lost.wait(10)
+    notice_loss()
     with pytest.raises(LeaseLost, match="was taken over by another process"):
         next(run)
     after = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}

@@ -289,7 +289,7 @@ def test_rungs_begin_after_the_latest_change_of_stage(context, first_fit, make_c
 
 
 def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
-    first_fit, make_context, tmp_path
+    first_fit, make_context, notice_loss, tmp_path
 ):
     context = make_context(tmp_path)
     configuration, case = first_fit(context)
@@ -300,10 +300,7 @@ def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
     before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
     # Another worker takes the next number; the heartbeat would notice it within seconds.
     assert storage.create(f"ledger/{case.key}/lease-000002.json", b"{}")
-    for thread in threading.enumerate():
-        if thread.name == "lease":
-            thread._target.__self__._wake.set()
-            assert thread._target.__self__.lost.wait(10)
+    notice_loss()
     with pytest.raises(LeaseLost, match="was taken over by another process"):
         next(run)
     after = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
