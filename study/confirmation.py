@@ -16,10 +16,11 @@ from study.config import StudyConfig, space_fields
 from study.driver import OK, run_study
 from study.inputs import prepare
 from study.ledger import FINISHED
+from study.outcomes import outcomes
 from study.question import former_seeds
 from study.spaces import Space, checked
 from study.storage import Storage
-from study.trials import StudyFolder, TrialRecord, outcomes
+from study.trials import StudyFolder, TrialRecord
 from study.wording import confirmation_name
 
 BEST, DEFAULT = "best", "default"

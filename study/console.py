@@ -13,8 +13,9 @@ from rich.text import Text
 from study.config import StudyConfig
 from study.default_places import default_storage
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
+from study.outcomes import Outcome, outcomes
 from study.storage import Storage
-from study.trials import RETIRED, Outcome, TrialRecord, outcomes
+from study.trials import RETIRED, TrialRecord
 from study.wording import (
     caveats,
     cell_names,

@@ -13,8 +13,9 @@ from optuna.distributions import json_to_distribution
 
 from study.config import StudyConfig
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
+from study.outcomes import Outcome
 from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
-from study.trials import BOOKKEEPING, Outcome, TrialRecord
+from study.trials import BOOKKEEPING, TrialRecord
 from study.wording import caveats, cell_names, settings, splits_explained, varying_knobs
 
 

@@ -24,9 +24,10 @@ from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
 from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
+from study.outcomes import Outcome, outcomes
 from study.storage import Storage
 from study.study_content import StudyContentBuilder, table_row
-from study.trials import Outcome, StudyFolder, TrialRecord, outcomes
+from study.trials import StudyFolder, TrialRecord
 
 logger = logging.getLogger(__name__)
 

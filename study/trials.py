@@ -12,21 +12,10 @@ Beside a trial's first fit the ledger has a copy of the trial, so that it alone 
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 from ffcad.config import TrainConfig
-from study.ledger import (
-    BEGUN,
-    FAILED,
-    FINISHED,
-    STOPPED,
-    Documents,
-    Ledger,
-    LedgerError,
-    read_document,
-    write_document,
-)
+from study.ledger import BEGUN, Documents, Ledger, LedgerError, read_document, write_document
 from study.storage import Storage
 
 # A trial of an earlier question, left behind when the study was extended to another one.
@@ -118,53 +107,6 @@ class TrialCopy:
     def __post_init__(self) -> None:
         if not isinstance(self.trial, TrialRecord):  # As JSON has it.
             object.__setattr__(self, "trial", TrialRecord(**self.trial))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a study knows of a configuration: one trial of a search, several of a grid.
-
-    Attributes:
-        trials: of the configuration, by number.
-        state: begun, finished, stopped or failed.
-        value: mean objective, of a finished one.
-    """
-
-    trials: tuple[TrialRecord, ...]
-    state: str
-    value: float | None
-
-    @property
-    def first(self) -> TrialRecord:
-        """Its first trial, whose configuration all of them have."""
-        return self.trials[0]
-
-    @property
-    def cases(self) -> list[Case]:
-        """All cases that it is fitted on, so far."""
-        return [case for trial in self.trials for case in trial.cases]
-
-
-def outcomes(trials: list[TrialRecord], cases: int) -> list[Outcome]:
-    """The configurations of a study, in the order of their first trials; retired ones left out.
-
-    Args:
-        trials: of the study.
-        cases: of the study; a grid's configuration is finished when it has all of them.
-    """
-    groups: dict[str, list[TrialRecord]] = {}
-    for trial in trials:
-        if trial.state != RETIRED:
-            groups.setdefault(trial.digest, []).append(trial)
-    result = []
-    for group in groups.values():
-        states = {trial.state for trial in group}
-        complete = sum(len(trial.cases) for trial in group) >= cases
-        order = (FAILED, BEGUN, STOPPED, FINISHED) if complete else (FAILED, BEGUN)
-        state = next((s for s in order if s in states), BEGUN)
-        value = fmean(trial.value for trial in group) if state == FINISHED else None
-        result.append(Outcome(tuple(group), state, value))
-    return result
 
 
 class StudyFolder:

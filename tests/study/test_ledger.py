@@ -10,8 +10,9 @@ from ffcad.checkpoint import save_checkpoint
 from ffcad.config import TrainConfig
 from study.inputs import Inputs
 from study.ledger import FitRecord, Ledger, LedgerError, write_document
+from study.outcomes import outcomes
 from study.storage import Storage
-from study.trials import Case, StudyFolder, TrialRecord, existing_study, outcomes
+from study.trials import Case, StudyFolder, TrialRecord, existing_study
 
 INPUTS = Inputs(
     data={"screw@256": "d1", "screw@64": "d2", "nut@256": "d3"},
