@@ -428,7 +428,7 @@ def test_a_configuration_of_a_grid_is_one_run_over_its_trials(tmp_path, database
     assert found["study", name].data.metrics["finished_trials"] == 2
     path = client.download_artifacts(found["study", name].info.run_id, "results.csv", tmp_path)
     rows = Path(path).read_text().splitlines()
-    assert rows[0].startswith("configuration,trial,state,head_lr,cases,")
+    assert rows[0].startswith("configuration,trial,state,head_lr,objective,")
     assert len(rows) == 2
 
 
