@@ -12,18 +12,12 @@ from study.inputs import Inputs, cases_of
 from study.leases import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import FINISHED, FitRecord, Ledger
 from study.mending import mended_trials
+from study.outcomes import Outcome, outcomes
 from study.question import study_of
 from study.result_notes import mixed_encoders
 from study.spaces import NUMBERED, Space
 from study.storage import Storage
-from study.trials import (
-    RETIRED,
-    Outcome,
-    StudyFolder,
-    TrialRecord,
-    existing_study,
-    outcomes,
-)
+from study.trials import RETIRED, StudyFolder, TrialRecord, existing_study
 from study.tuned_cells import best_draw, equally_tuned
 from study.wording import settings, varying_knobs
 
