@@ -15,7 +15,7 @@
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=4
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=ffcad-%j.log
@@ -36,6 +36,8 @@ export RAY_ADDRESS=$address:$((20000 + SLURM_JOB_ID % 10000))
 # Each machine's own disk, for decoded images and, with FFCAD_DATA, the data sets.
 export FFCAD_LOCAL=${FFCAD_LOCAL:-/tmp/ffcad-$USER}
 export FFCAD_CACHE=$FFCAD_LOCAL/decoded
+# Since Slurm 22.05 `srun` does not take it from the job.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 resources="--num-cpus=$SLURM_CPUS_PER_TASK --num-gpus=${SLURM_GPUS_ON_NODE:-0}"
 # What each machine does; its arguments are those of `ray start`.
 start='test -z "${FFCAD_DATA:-}" || python -m study.staging "$FFCAD_DATA" "$FFCAD_LOCAL/data"
@@ -52,7 +54,7 @@ if [ $others -gt 0 ]; then
     srun --overlap --nodes=$others --ntasks=$others --exclude="$head" bash -c "$start" bash \
         --address="$RAY_ADDRESS" $resources &
 fi
-# Who comes later than these 10 minutes is used as well.
+# Who comes later than these 10 minutes is not counted among the trials at once.
 python - "${#machines[@]}" <<'WAIT'
 import subprocess, sys, time
 
@@ -71,7 +73,9 @@ WAIT
 # Slurm tells this shell 120 s before the end; the driver then has its fits write checkpoints.
 python -m study run "$@" &
 driver=$!
-asked=
+asked= over=
+trap 'asked=yes over=yes; kill -TERM $driver' USR1
+# `scancel` sends these: the job is not to come back.
 trap 'asked=yes; kill -TERM $driver' TERM INT
 code=0
 wait $driver || code=$?
@@ -80,5 +84,5 @@ wait $driver || code=$?
 # Not `ray stop`, which would end other people's as well: these are this shell's own.
 kill $(jobs -p) 2> /dev/null || true
 wait || true
-[ -z "$asked" ] || scontrol requeue "$SLURM_JOB_ID" || true
+[ -z "$over" ] || scontrol requeue "$SLURM_JOB_ID" || true
 exit "$code"

@@ -129,10 +129,21 @@ def check_this_node(context: StudyContext) -> None:
     Raises:
         WrongNode: if it cannot do the study's fits.
     """
-    if context.demands is None or this_node() in context.asked:
+    if context.demands is None:
+        return
+    share = context.study.gpus_per_trial
+    # One that was asked may have lost its GPU since, and a fit would go on without.
+    if share and not torch.cuda.is_available() and FAKE_GPUS not in _own_resources():
+        raise WrongNode("a trial has a share of a GPU there, but torch finds none")
+    if this_node() in context.asked:
         return
     if faults := list(_faults(context.demands)):
         raise WrongNode("; ".join(faults))
+
+
+def _own_resources() -> dict[str, float]:
+    nodes = [node for node in ray.nodes() if node["NodeID"] == this_node()]
+    return nodes[0]["Resources"] if nodes else {}
 
 
 def this_node() -> str:

@@ -68,7 +68,7 @@ def chosen_share(peaks: Iterable[Peak], nodes: Iterable[Resources], cpus: int) -
     """
     by_memory = min(peak.fits for peak in peaks)
     by_cores = max(
-        (int(node["CPU"] / cpus / node["GPU"]) for node in nodes if node.get("GPU")),
+        (int(node.get("CPU", 0) / cpus / node["GPU"]) for node in nodes if node.get("GPU")),
         default=by_memory,
     )
     return share_of(max(1, min(by_memory, by_cores)))

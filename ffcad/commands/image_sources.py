@@ -7,6 +7,7 @@ from pathlib import Path
 from ffcad.commands.arguments import UsageError
 from ffcad.datasets.images import is_image_file
 
+SCORES = "scores.csv"
 PICTURES = "pictures"  # below the output folder: what lies beside it may be the user's own
 
 
@@ -23,12 +24,13 @@ def find_sources(paths: list[Path], out: Path) -> list[Source]:
 
     Args:
         paths: files, taken whatever their suffix, and folders.
-        out: output folder; the pictures of an earlier call below it are left out.
+        out: output folder; the pictures of an earlier call below it, which its `scores.csv` tells
+            of, are left out.
 
     Raises:
         UsageError: if a path is not there, or a folder has no image.
     """
-    earlier = (out / PICTURES).resolve()
+    earlier = (out / PICTURES).resolve() if (out / SCORES).is_file() else None
     sources = []
     for path in paths:
         if path.is_dir():

@@ -14,6 +14,7 @@ from rich.progress import track
 from ffcad.commands.arguments import RANDOM_ENCODER, UsageError, output_folder
 from ffcad.commands.image_sources import (
     PICTURES,
+    SCORES,
     Source,
     find_masks,
     picture_names,
@@ -27,7 +28,7 @@ from ffcad.drift import DriftResult, drift
 from ffcad.pictures import Inspected, inspection_picture
 
 SHOWN = 20
-SCORES, SHEET, DRIFT = "scores.csv", "index.html", "drift.json"
+SHEET, DRIFT = "index.html", "drift.json"
 VERDICTS = {None: "", True: "defect", False: "normal"}
 
 

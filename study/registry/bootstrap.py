@@ -42,9 +42,13 @@ class ScoredImages:
     masks: np.ndarray | None
     groups: np.ndarray
 
-    def independent(self) -> tuple[int, int]:
-        """How many defective and how many normal images there are, near-duplicates counted once."""
-        defective, normal = (len(np.unique(self.groups[x])) for x in (self.labels, ~self.labels))
+    def independent(self) -> tuple[float, float]:
+        """How many defective and how many normal images there are, near-duplicates counted once;
+        where their groups are of unequal size, as many equal ones as weigh the same (Kish)."""
+        sizes = [
+            np.unique(self.groups[x], return_counts=True)[1] for x in (self.labels, ~self.labels)
+        ]
+        defective, normal = (float(np.floor(s.sum() ** 2 / (s**2).sum() + 1e-9)) for s in sizes)
         return defective, normal
 
 
@@ -131,7 +135,7 @@ def lower_bound(differences: np.ndarray) -> float:
 
 
 def lower_bound_of_aurocs(
-    one: float, other: float, correlation: float, defective: int, normal: int
+    one: float, other: float, correlation: float, defective: float, normal: float
 ) -> float:
     """What the difference of two image AUROCs exceeds, 95 % sure, from their values alone.
 
@@ -148,24 +152,27 @@ def lower_bound_of_aurocs(
     return one - other - max(down**2 + up**2 - 2 * correlation * down * up, 0.0) ** 0.5
 
 
-def auroc_limit(value: float, defective: int, normal: int, *, upper: bool) -> float:
-    """The one-sided 95 % limit of an image AUROC: where it would be just as far from the value as
+def auroc_limit(
+    value: float, defective: float, normal: float, *, upper: bool, sides: int = 1
+) -> float:
+    """A limit of an image AUROC, 95 % sure: where it would be just as far from the value as
     chance allows there (Newcombe, Statistics in Medicine 25, 2006, part 2, method 5).
 
     Args:
         value: that was found.
         defective, normal: images of each class.
         upper: which limit.
+        sides: 2 for a limit of an interval that holds the truth in 95 % of the cases.
     """
     sign, most = (1, 1.0) if upper else (-1, 0.0)
-    z, half = norm.ppf(CONFIDENCE), (defective + normal) / 2 - 1
+    z, half = norm.ppf(1 - (1 - CONFIDENCE) / sides), (defective + normal) / 2 - 1
 
     def beyond(truth: float) -> float:
         spread = 1 + half * ((1 - truth) / (2 - truth) + truth / (1 + truth))
         variance = truth * (1 - truth) * spread / (defective * normal)
         return sign * (truth - value) - z * variance**0.5
 
-    if value == most:
+    if abs(value - most) < 1e-8:
         return most
     # Not from 0 or 1 themselves, where chance allows nothing.
     return float(brentq(beyond, value + sign * 1e-9, most))

@@ -75,7 +75,7 @@ def _promote(
     from study.driver_log import log_of
     from study.registry.candidates import candidates
     from study.registry.from_fit import FromFit
-    from study.registry.mlflow_registry import Registry
+    from study.registry.mlflow_registry import Registry, RegistryError
     from study.registry.promotion import Promotion
     from study.results import read_results
     from study.trials import existing_study
@@ -100,8 +100,11 @@ def _promote(
                 promotion = Promotion(source, registry, of_category, teller.waiting)
                 promoted.append(promotion.run(dry_run="dry_run" in flags))
                 teller.done(promoted[-1])
-            except of_one_model as e:
+            except (*of_one_model, StudyError) as e:
                 wrong.append(f"{candidate.fit.category}: {' '.join(str(e).split())}")
+            except RegistryError as e:  # Which the next one would need too.
+                wrong.append(f"{candidate.fit.category}: {e}")
+                break
     code = _ended(promoted, registry, flags, console)
     if wrong:
         raise StudyError("; ".join(wrong))
@@ -201,7 +204,7 @@ def own_folders(terms: Any, category: str, categories: int) -> Any:
     folders = {}
     for flag, name in (("--gate-data", "gate_data"), ("--normal-images", "normal_images")):
         given = getattr(terms, name)
-        if given is not None and (given / category).is_dir():
+        if given is not None and not (given / "good").is_dir() and (given / category).is_dir():
             folders[name] = given / category
         elif given is not None and categories > 1:
             raise StudyError(

@@ -200,15 +200,6 @@ class Registry:
                 self.client.set_model_version_tag(version.name, str(version.number), key, value)
         return self.version(version.name, version.number)
 
-    def describe(self, version: Version, description: str) -> Version:
-        """Replaces a version's description; gives the version as it is then."""
-        if version.description != description:
-            with self.asked():
-                self.client.update_model_version(
-                    version.name, str(version.number), description=description
-                )
-        return self.version(version.name, version.number)
-
     def point(self, alias: str, version: Version) -> None:
         """Moves an alias: the champion's is the moment at which another model is in use."""
         with self.asked():

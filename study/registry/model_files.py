@@ -63,7 +63,11 @@ SIGNATURE = ModelSignature(
 
 
 class ModelFilesError(StudyError):
-    """A model that is not there, or holds no detector."""
+    """A model that cannot be had."""
+
+
+class NoDetectorError(ModelFilesError):
+    """A model whose files are there no more, or hold no detector."""
 
 
 def log_detector(
@@ -163,14 +167,17 @@ def fetch_detector(model_uri: str, folder: Path, tracking_uri: str) -> FetchedDe
             dst_path=str(folder),
             tracking_uri=tracking_uri,
         )
-    except OSError as e:
-        raise ModelFilesError(
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise NoDetectorError(
             f"{model_uri}, version {number}: there is no detector in its files "
             f"({e.strerror or e}); was it registered by ffcad-study?"
         ) from e
     except Exception as e:  # whatever a database or a server makes MLflow raise
         reason = " ".join(str(e).split())[:300]
-        raise ModelFilesError(f"{model_uri} cannot be had from {tracking_uri}: {reason}") from e
+        # MLflow has no type for it: what a store says of a file that is not there.
+        gone = any(word in str(e) for word in ("No such artifact", "NoSuchKey", "404"))
+        kind = NoDetectorError if gone else ModelFilesError
+        raise kind(f"{model_uri} cannot be had from {tracking_uri}: {reason}") from e
     return FetchedDetector(Path(found), f"{name}, version {number}")
 
 

@@ -24,22 +24,29 @@ from mlflow.utils.mlflow_tags import (
 from ffcad.datasets import Split
 from ffcad.detector import Detector, DetectorError
 from study.mlflow_places import experiment_id
+from study.processes import is_gone
 from study.registry.champions import complete, crown
 from study.registry.gate import Check, compare, refused, within
 from study.registry.mlflow_registry import Registry
-from study.registry.model_files import ModelFilesError, fetch_detector, log_detector
+from study.registry.model_files import (
+    ModelFilesError,
+    NoDetectorError,
+    fetch_detector,
+    log_detector,
+)
 from study.registry.promoted import Promoted
 from study.registry.scoring import at_size, known_paths, score
-from study.registry.source import Made, Source
+from study.registry.source import Made, Source, digest_of_files
 from study.registry.terms import Terms
 from study.registry.turns import WAIT_SECONDS, check_ours, wait_turn
 from study.registry.versions import (
     CHALLENGER,
     CHAMPION,
+    DETECTOR,
+    DISCARDED,
     FIRST,
     FORCED,
     PASSED,
-    PENDING,
     REFUSED,
     SEEN,
     UNDECIDED,
@@ -94,23 +101,39 @@ class Promotion:
         if dry_run:
             return self._foreseen(made)
         # Meanwhile somebody may have given the same command, now or while this one registers.
-        version = self.registry.of_promotion(name, identity) or self._register(made)
+        version = self._without_other_files(self.registry.of_promotion(name, identity), made)
+        version = version or self._register(made)
         version = self.registry.version(version.name, version.number)
         if version.gate not in UNDECIDED and self._is_decided(version):
             return dataclasses.replace(_as_it_is(version), unchanged=True)
+        earlier = version.gate
         try:
             version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
             return self._decide(version, made)
         except BaseException:
-            self._step_back(version)
+            self._step_back(version, earlier)
             raise
 
-    def _step_back(self, version: Version) -> None:
-        """Lets the other promotions of the model go ahead, as far as the registry can be told."""
+    def _without_other_files(self, version: Version | None, made: Made) -> Version | None:
+        """A version that is to be looked at again, unless it was made with other thresholds or
+        weights than would be made now: that one is given up, as it is not what is judged."""
+        if version is None or version.tags.get(DETECTOR) in (None, digest_of_files(made.detector)):
+            return version
+        left = version.gate in UNDECIDED and is_gone(version.promoter)
+        if CHAMPION in version.aliases or not (left or version.gate == REFUSED):
+            return version
+        self.registry.unpoint(CHALLENGER, version)
+        self.registry.tag(version, {"gate": DISCARDED})
+        return None
+
+    def _step_back(self, version: Version, earlier: str) -> None:
+        """Lets the other promotions of the model go ahead, as far as the registry can be told; a
+        version that was decided about stays so."""
         with contextlib.suppress(RegistryError):
             version = self.registry.version(version.name, version.number)
-            if version.gate == PENDING and version.tags.get("promoter") == promoter_tag():
-                self.registry.tag(version, {"gate": WAITING})
+            ours = version.tags.get("promoter") == promoter_tag()
+            if version.gate in UNDECIDED and ours and CHAMPION not in version.aliases:
+                self.registry.tag(version, {"gate": WAITING if earlier in UNDECIDED else earlier})
 
     def _is_decided(self, version: Version) -> bool:
         """Whether nothing is left to do; one that was refused is looked at again."""
@@ -133,12 +156,16 @@ class Promotion:
                 source.folder,
                 study_id=source.study_id,
             )
+            files = digest_of_files(made.detector)
             mine = client.search_runs(
-                [where], f"tags.level = 'promotion' and tags.promotion = '{source.identity}'"
+                [where],
+                f"tags.level = 'promotion' and tags.promotion = '{source.identity}' "
+                f"and tags.{DETECTOR} = '{files}'",
             )
             parents = client.search_runs([where], "tags.level = 'study'", max_results=1)
+            of_version = {**made.tags, DETECTOR: files}
             tags = {
-                **made.tags,
+                **of_version,
                 "level": "promotion",
                 "promotion": source.identity,
                 MLFLOW_RUN_NOTE: made.description,
@@ -155,9 +182,10 @@ class Promotion:
                 model_uri = self._logged(run_id, made)
                 client.set_tag(run_id, "model_uri", model_uri)
         version = registry.create(
-            source.name, model_uri, run_id, source.identity, made.description, made.tags
+            source.name, model_uri, run_id, source.identity, made.description, of_version
         )
-        with registry.asked():
+        # A name that cannot be written keeps nobody from deciding.
+        with contextlib.suppress(RegistryError), registry.asked():
             # Short, because MLflow's list has little room; beside it the list has the model.
             client.update_run(run_id, name=f"{made.tags['category']}-v{version.number}")
         return version
@@ -177,8 +205,8 @@ class Promotion:
                 return _as_it_is(complete(registry, champion))
             checks = self._checks(made, champion)
             verdict = self._verdict(champion, checks)
-            kept = made.tags | self._kept(champion, made, checks, verdict)
-            version = registry.describe(registry.tag(version, kept), made.description)
+            check_ours(registry, version)
+            version = registry.tag(version, self._kept(champion, made, checks, verdict))
             check_ours(registry, version)
             if verdict == REFUSED:
                 registry.point(CHALLENGER, version)
@@ -238,10 +266,10 @@ class Promotion:
             return [refused("images", "no images were given that could decide; give --gate-data")]
         try:
             theirs = self._fetched(champion)
-        except (DetectorError, ModelFilesError) as e:
-            # Raises where it is the registry that does not answer: that will be over.
-            self.registry.version(champion.name, number)
+        except (DetectorError, NoDetectorError) as e:
             return [refused("champion", f"champion version {number} cannot be asked: {e}")]
+        except ModelFilesError as e:
+            raise RegistryError(f"{e}; when it can be had, give the same command again") from e
         size = theirs.config.image_size
         images, seen = source.deciding_images(size), self.registry.seen_images(champion)
         checks = []

@@ -1,5 +1,6 @@
 """What a promotion is given: a model with all that is known of it, from a fit or a registry."""
 
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ffcad.datasets import Split
-from ffcad.detector import Detector
+from ffcad.detector import DESCRIPTION, Detector
 from study.registry.bootstrap import ScoredImages
 from study.registry.gate import Figure
 from study.registry.scoring import Speed
@@ -68,6 +69,13 @@ class Source(Protocol):
 
     def deciding_images(self, image_size: int) -> Split:
         """The images that decide, at a size; not called where there are none."""
+
+
+def digest_of_files(detector: Detector) -> str:
+    """Sixteen hexadecimal digits of a detector's description, which has its weights' digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder))
+        return hashlib.sha256((Path(folder) / DESCRIPTION).read_bytes()).hexdigest()[:16]
 
 
 def files_mb(detector: Detector) -> float:

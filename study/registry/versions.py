@@ -16,6 +16,8 @@ FIRST, PASSED, REFUSED, FORCED, DISCARDED = "first", "passed", "refused", "force
 UNDECIDED = (PENDING, WAITING)
 # The tag with the numbers of the champions before a version, the last one at its end; so many.
 BEFORE, MOST_BEFORE = "champions_before", 50
+# The tag with a digest of the detector's files.
+DETECTOR = "detector_digest"
 # The images that a version was made of, a file of its run: a digest a line.
 SEEN = "seen_images.txt"
 

@@ -274,7 +274,7 @@ def test_slurms_lines_are_whole():
     }  # fmt: skip
     # One Ray on each machine; the shell is told in time.
     assert options["ntasks-per-node"] == "1"
-    assert re.fullmatch(r"B:TERM@\d+", options["signal"])
+    assert re.fullmatch(r"B:USR1@\d+", options["signal"])
     # Slurm reads them up to the first command.
     before = text.partition("set -euo")[0]
     assert before.count("#SBATCH") == len(lines)

@@ -91,7 +91,7 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(slurm, tmp_path):
             assert time.monotonic() < end
             time.sleep(1)
     finally:
-        process.send_signal(signal.SIGTERM)  # As Slurm does, before the time is over.
+        process.send_signal(signal.SIGUSR1)  # As Slurm does, before the time is over.
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 130, said
     assert f"requeue {job}" in log.read_text()

@@ -333,6 +333,7 @@ def test_predict_inspects_what_it_can_and_names_what_it_cannot(fitted: Path, ima
     out = images / "out"  # what an earlier call has left there is not inspected
     (out / "pictures").mkdir(parents=True)
     (out / "pictures" / "earlier.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (out / "scores.csv").touch()
     command = ["predict", str(fitted / "checkpoint.pt"), str(images), "--out", str(out)]
     assert main(command) == 1
     shown, said = capsys.readouterr()

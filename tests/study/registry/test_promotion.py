@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_models import NAME, MadeSource, deciding_images, state
+from made_models import NAME, MadeSource, deciding_images, detector, state
 
 from ffcad.datasets import DataError
+from ffcad.detector import Detector
 from study.registry.champions import roll_back
 from study.registry.from_registry import FromRegistry
 from study.registry.mlflow_registry import Registry
+from study.registry.model_files import fetch_detector
 from study.registry.promotion import Promotion
 from study.registry.scoring import content
+from study.registry.source import digest_of_files
 from study.registry.terms import Terms
 from study.registry.versions import RegistryError
 
@@ -216,16 +219,46 @@ def test_who_ends_with_an_error_lets_the_others_go_ahead(registry, tmp_path):
     assert promote(registry, tmp_path, "next").champion
 
 
-def test_a_version_that_is_looked_at_again_has_the_figures_of_that_time(registry, tmp_path):
+def test_a_version_that_was_decided_stays_so_when_another_look_fails(registry, tmp_path):
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    before = state(registry.uri)
+    source = MadeSource(tmp_path, "next", BAD)
+
+    def gone(image_size):
+        raise DataError("the images are gone")
+
+    source.deciding_images = gone
+    with pytest.raises(DataError):
+        Promotion(source, registry, Terms()).run()
+    assert state(registry.uri) == before
+
+
+def test_other_thresholds_or_weights_are_another_version(registry, tmp_path):
+    """A version's tags and files are of one detector."""
     assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
     source = MadeSource(tmp_path, "next", BAD)
-    later = dataclasses.replace(
-        source.make(), description="Seen again.", tags={"latency_ms": "7", "category": "dial"}
-    )
+    later = dataclasses.replace(source.make(), detector=detector(seed=1), description="Seen again.")
     source.make = lambda: later
     assert Promotion(source, registry, Terms()).run().verdict == "refused"
-    version = registry.version(NAME, 2)
-    assert (version.description, version.tags["latency_ms"]) == ("Seen again.", "7")
+    assert state(registry.uri) == {
+        1: ("first", CHAMPION, ""),
+        2: ("discarded", (), ""),
+        3: ("refused", CHALLENGER, ""),
+    }
+    version = registry.version(NAME, 3)
+    assert version.description == "Seen again."
+    fetched = fetch_detector(version.uri, tmp_path / "files", registry.uri)
+    assert digest_of_files(Detector.load(fetched.folder)) == version.tags["detector_digest"]
+
+
+def test_files_that_cannot_be_had_for_now_refuse_nobody(registry, tmp_path, monkeypatch):
+    def away(**more):
+        raise ConnectionError("the store is away")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", away)
+    with pytest.raises(RegistryError, match="the store is away; when it can be had, give the same"):
+        promote(registry, tmp_path, "next", force="latency")
+    assert state(registry.uri) == {1: ("first", CHAMPION, ""), 2: ("waiting", (), "")}
 
 
 def outcome(registry):
@@ -269,6 +302,7 @@ from made_models import MadeSource
 from study.registry.promotion import Promotion
 from study.registry.terms import Terms
 from study.registry.mlflow_registry import Registry
+from study.registry.model_files import fetch_detector
 uri, folder, identity, other = sys.argv[1:]
 registry, source = Registry(uri), MadeSource(Path(folder), identity)
 made = source.make()
