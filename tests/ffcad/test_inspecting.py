@@ -151,6 +151,20 @@ def test_what_would_overwrite_an_image_or_a_mask_is_refused(
     assert contents(tmp_path) == before
 
 
+def test_a_folder_of_ones_own_named_like_the_pictures_is_no_earlier_output(
+    detector, images, tmp_path, capsys
+):
+    detector.save(tmp_path / "detector")
+    mine = tmp_path / "mine"
+    (mine / "pictures").mkdir(parents=True)
+    shutil.copy(images / "1.png", mine / "1.png")
+    shutil.copy(images / "2.png", mine / "pictures" / "1.png")
+    before = contents(tmp_path)
+    assert main(["predict", str(tmp_path / "detector"), str(mine), "--out", str(mine)]) == 2
+    assert f"{mine / 'pictures' / '1.png'} would be overwritten" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
 def test_a_thumbnail_has_the_files_proportions_and_a_box_around_each_region(tmp_path):
     image, anomaly_map = np.full((32, 32, 3), 128, np.uint8), np.zeros((32, 32), np.float32)
     region = Region((100, 50, 200, 80), 10, 0.5)
