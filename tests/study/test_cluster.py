@@ -3,6 +3,7 @@ later, that are wrong; shares of GPUs."""
 
 import contextlib
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -83,14 +84,28 @@ def sitting_of(tmp_path, flags):
         yield Sitting(config, space, inputs, folder, lease, plan, tmp_path / "journal")
 
 
-def go_through(sitting, room, tmp_path, make_fit=Fit):
+def go_through(sitting, room, tmp_path, make_fit=Fit, left_out=None):
     """Runs the trials; returns their records, the fits' ones, and the search."""
-    search = make_search(sitting, room.slots, leaving_out(sitting.config, room, Console()))
+    left_out = left_out or leaving_out(sitting.config, room, Console())
+    search = make_search(sitting, room.slots, left_out)
     context = make_context(sitting, room)
     path = str(tmp_path / "tune")
     make_tuner(context, search, sitting.plan, path, room.slots, room.gpus, make_fit).fit()
     ledger = Ledger(sitting.folder.storage)
     return sitting.folder.trials(), ledger.read_all(ledger.keys())[0], search
+
+
+def wait_for_file(name):
+    end = time.monotonic() + 200
+    while not os.path.exists(name) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def tell_when_left_out(left_out, known):
+    end = time.monotonic() + 180
+    while not left_out.ids and time.monotonic() < end:
+        time.sleep(0.1)
+    known.touch()
 
 
 def settled(sitting):
@@ -162,10 +177,12 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
         wrong = next(node.id for node in alive_nodes() if node.id not in asked)
         try:
             room = Room(5, 0.0, demands_of(sitting.config, []), asked)
-            # All cores of the right node are taken at first.
-            hold = ray.remote(lambda: time.sleep(8)).options(num_cpus=4).remote()
-            trials, fits, search = go_through(sitting, room, tmp_path)
-            ray.cancel(hold, force=True)
+            # All cores of the right node are taken until the wrong one is known.
+            left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
+            ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(tell_when_left_out, left_out, known)
+                trials, fits, search = go_through(sitting, room, tmp_path, left_out=left_out)
         finally:
             cluster.remove_node(bad)
     assert search.left_out.ids == [wrong]
