@@ -1,8 +1,8 @@
 """A candidate trained again with more iterations and more normal images."""
 
 import dataclasses
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,31 @@ def retrain(
     Raises:
         StudyError: if another process trains the same.
     """
+    with _alone(folder):
+        encoder = folder / "encoder.safetensors"
+        save_encoder(encoder, Predictor.load(trained, "cpu").model.encoder, {})
+        config = dataclasses.replace(
+            more_iterations(candidate.config, factor), encoder_weights=str(encoder)
+        )
+        if additions is not None:
+            data = dataclasses.replace(
+                data,
+                train=_joined(data.train, additions.trained),
+                digest=digest_of([data.digest, additions.contents()]),
+            )
+        textures = None
+        if study.textures is not None:
+            textures = load_textures(Path(study.textures), config.image_size)
+        checkpoint = folder / "checkpoint.pt"
+        for progress in train(
+            config, data, candidate.fit.seed, textures=textures, checkpoint=checkpoint
+        ):
+            tell(progress, config.iterations)
+        return checkpoint
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
@@ -110,39 +135,7 @@ def retrain(
             raise StudyError(
                 f"another promotion trains the same in {folder}; wait for it, or end it"
             ) from None
-        return _retrained(candidate, study, data, trained, folder, factor, additions, tell)
-
-
-def _retrained(
-    candidate: Candidate,
-    study: StudyConfig,
-    data: CategoryData,
-    trained: Path,
-    folder: Path,
-    factor: float,
-    additions: Additions | None,
-    tell: Callable[[Progress, int], None],
-) -> Path:
-    encoder = folder / "encoder.safetensors"
-    save_encoder(encoder, Predictor.load(trained, "cpu").model.encoder, {})
-    config = dataclasses.replace(
-        more_iterations(candidate.config, factor), encoder_weights=str(encoder)
-    )
-    if additions is not None:
-        data = dataclasses.replace(
-            data,
-            train=_joined(data.train, additions.trained),
-            digest=digest_of([data.digest, additions.contents()]),
-        )
-    textures = None
-    if study.textures is not None:
-        textures = load_textures(Path(study.textures), config.image_size)
-    checkpoint = folder / "checkpoint.pt"
-    for progress in train(
-        config, data, candidate.fit.seed, textures=textures, checkpoint=checkpoint
-    ):
-        tell(progress, config.iterations)
-    return checkpoint
+        yield
 
 
 def more_iterations(config: TrainConfig, factor: float) -> TrainConfig:
