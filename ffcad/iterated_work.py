@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -64,6 +64,7 @@ class IteratedWork(ABC, Generic[Kind]):
         losses: since the last evaluation.
         saved_at: the iteration of the newest checkpoint.
         gradient_clip: greatest norm of the gradient; None leaves it.
+        before_save: is called before a checkpoint is written, and may raise.
     """
 
     keys: frozenset[str]
@@ -80,9 +81,13 @@ class IteratedWork(ABC, Generic[Kind]):
         self.losses: list[float] = []
         self.history: list[dict[str, Any]] = []
         self.note: str | None = None
+        self.before_save: Callable[[], None] | None = None
 
-    def run(self, checkpoint: Path | None) -> Iterator[Kind]:
+    def run(
+        self, checkpoint: Path | None, before_save: Callable[[], None] | None = None
+    ) -> Iterator[Kind]:
         """Does what is left, from the checkpoint if there is one; see `ffcad.training.train`."""
+        self.before_save = before_save
         if checkpoint is not None and (
             checkpoint.is_file() or previous_checkpoint(checkpoint).is_file()
         ):
@@ -211,7 +216,9 @@ class IteratedWork(ABC, Generic[Kind]):
         }
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint, unless the caller's objection is raised."""
+        if self.before_save is not None:
+            self.before_save()
         state = {
             **self.identity(),
             "iteration": self.iteration,

@@ -14,7 +14,7 @@ from ResNet-18 (the default), by a warm start from its kernels alone, or supervi
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def pretrain(
     teacher: Teacher | None = None,
     *,
     checkpoint: Path | None = None,
+    before_save: Callable[[], None] | None = None,
 ) -> Iterator[PretrainProgress]:
     """Makes an encoder.
 
@@ -80,7 +81,8 @@ def pretrain(
         architecture: of the encoder; a plain ResNet-18 is what the teacher is, without any making.
         corpus: images to make it from, with labels for a supervised making.
         teacher: a ResNet-18; not needed for a supervised making.
-        checkpoint: where the state is kept, as in `ffcad.training.train`.
+        checkpoint, before_save: where the state is kept, and what is asked before it is written,
+            as in `ffcad.training.train`.
 
     Yields:
         A `PretrainProgress` at the start, after every iteration, and at the end.
@@ -91,7 +93,7 @@ def pretrain(
             it nor the previous one can be read.
         ValueError: if teacher or labels are missing.
     """
-    yield from _Making(recipe, architecture, corpus, teacher).run(checkpoint)
+    yield from _Making(recipe, architecture, corpus, teacher).run(checkpoint, before_save)
 
 
 class _Making(IteratedWork[PretrainProgress]):

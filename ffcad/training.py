@@ -10,7 +10,7 @@ weights as one that was not, whatever the number of loader workers.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def train(
     *,
     textures: Textures | None = None,
     checkpoint: Path | None = None,
+    before_save: Callable[[], None] | None = None,
 ) -> Iterator[Progress]:
     """Trains and evaluates one configuration on one case.
 
@@ -88,6 +89,8 @@ def train(
             early, by `close()` or because nothing refers to it any more, as after a `break`: so
             stopping on purpose between two evaluations loses nothing. What ends by an exception
             from inside, and what is killed, goes on from the last evaluation.
+        before_save: is called before each writing of the checkpoint; what it raises ends the
+            training and leaves the file as it was. For who shares the file with others.
 
     Yields:
         A `Progress` after every iteration; the last one is `final`.
@@ -98,7 +101,7 @@ def train(
             neither it nor the previous one can be read.
         ValueError: if data or textures have another size than `config.image_size`.
     """
-    yield from _Fit(config, data, seed, textures).run(checkpoint)
+    yield from _Fit(config, data, seed, textures).run(checkpoint, before_save)
 
 
 class _Fit(IteratedWork[Progress]):

@@ -78,9 +78,9 @@ class Making(LeasedWork[PretrainProgress]):
 
     def _done_in(self, folder: Path, lease: Lease) -> Iterator[PretrainProgress]:
         reset_peak_memory()
-        yield from self._followed(self._making(folder / CHECKPOINT), folder, lease)
+        yield from self._followed(self._making(folder / CHECKPOINT, lease), folder, lease)
 
-    def _making(self, checkpoint: Path) -> Iterator[PretrainProgress]:
+    def _making(self, checkpoint: Path, lease: Lease) -> Iterator[PretrainProgress]:
         """The making from its last good checkpoint, or from the beginning."""
         need, inputs = self.need, self.context.inputs
         version = inputs.makings[need.recipe.method]["version"]
@@ -89,7 +89,12 @@ class Making(LeasedWork[PretrainProgress]):
             self._note(note)
         first, making, changes = self._resumed(
             lambda: pretrain(
-                need.recipe, need.architecture, corpus, teacher, checkpoint=checkpoint
+                need.recipe,
+                need.architecture,
+                corpus,
+                teacher,
+                checkpoint=checkpoint,
+                before_save=lease.check,
             ),
             checkpoint,
         )

@@ -108,7 +108,7 @@ class Fit(LeasedWork[Progress]):
             weights = yield from encoder_file(self.context, need, folder)
             configuration = dataclasses.replace(configuration, encoder_weights=str(weights))
         reset_peak_memory()
-        training = self._training(configuration, self._category, folder / CHECKPOINT)
+        training = self._training(configuration, self._category, folder / CHECKPOINT, lease)
         yield from self._followed(training, folder, lease)
 
     def _keep(self, progress: Progress, folder: Path) -> None:
@@ -124,14 +124,22 @@ class Fit(LeasedWork[Progress]):
             self._write(status=FINISHED, ended=time.time(), error=None, report_types=types)
 
     def _training(
-        self, configuration: TrainConfig, data: CategoryData, checkpoint: Path
+        self, configuration: TrainConfig, data: CategoryData, checkpoint: Path, lease: Lease
     ) -> Iterator[Progress]:
-        """The training from its last good checkpoint, or from the beginning."""
+        """The training from its last good checkpoint, or from the beginning.
+
+        On a local storage the checkpoint is the ledger's own: who was succeeded must not write it.
+        """
         textures = _textures(self.context, configuration)
         made = self.context.inputs.encoder_need(self.configuration) is not None
         first, training, changes = self._resumed(
             lambda: train(
-                configuration, data, self.case.seed, textures=textures, checkpoint=checkpoint
+                configuration,
+                data,
+                self.case.seed,
+                textures=textures,
+                checkpoint=checkpoint,
+                before_save=lease.check,
             ),
             checkpoint,
             # An encoder that was removed and made again may differ in the last bits.

@@ -155,12 +155,13 @@ def test_two_makers_of_one_encoder_make_it_once(make_context, recipe, need, fini
     assert same_numbers(second.record, finished)
 
 
+@pytest.mark.parametrize("iteration", [1, 2])  # The next one is an evaluation, or is none.
 def test_a_maker_that_was_succeeded_leaves_everything_to_the_other(
-    make_context, recipe, need, notice_loss, tmp_path
+    make_context, recipe, need, notice_loss, tmp_path, iteration
 ):
     context = make_context(tmp_path, f"{recipe} {RATIO}")
     run = Making(context, need).run()
-    while next(run).iteration < 2:  # The next one is no evaluation.
+    while next(run).iteration < iteration:
         pass
     folder = tmp_path / "encoders" / need.key
     before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}

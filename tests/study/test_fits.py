@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import threading
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -288,13 +289,18 @@ def test_rungs_begin_after_the_latest_change_of_stage(context, first_fit, make_c
     assert make_context(tmp_path, "--seeds 0,1,2").rungs == 3
 
 
+@pytest.mark.parametrize(
+    ("iteration", "leave_off"),
+    # Before an evaluation, before an iteration without one, and left off with one to be kept.
+    [(3, next), (4, next), (3, Generator.close)],
+)
 def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
-    first_fit, make_context, notice_loss, tmp_path
+    first_fit, make_context, notice_loss, tmp_path, iteration, leave_off
 ):
     context = make_context(tmp_path)
     configuration, case = first_fit(context)
     run = Fit(context, 0, configuration, case).run()
-    while next(run).iteration < 4:
+    while next(run).iteration < iteration:
         pass
     folder, storage = folder_of(context, case), Storage(tmp_path)
     before = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
@@ -302,7 +308,7 @@ def test_a_worker_that_was_succeeded_leaves_everything_to_the_other(
     assert storage.create(f"ledger/{case.key}/lease-000002.json", b"{}")
     notice_loss()
     with pytest.raises(LeaseLost, match="was taken over by another process"):
-        next(run)
+        leave_off(run)
     after = {p.name: p.read_bytes() for p in folder.iterdir() if "lease" not in p.name}
     assert after == before
 
