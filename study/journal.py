@@ -27,11 +27,14 @@ class OneWriterJournal(BaseJournalBackend):
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch()
         self.path = path
         self.error: OSError | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.touch()
+        except OSError as e:
+            self.error = e
         self._lines: list[str] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -44,7 +47,9 @@ class OneWriterJournal(BaseJournalBackend):
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         self._lines += lines
         try:
-            # Anew after a failure, which may have left half a line.
+            # Anew after a failure, which may have left half a line, or no folder.
+            if self.error is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab" if self.error is None else "wb") as f:
                 written = lines if self.error is None else self._lines
                 f.write("".join(f"{line}\n" for line in written).encode())

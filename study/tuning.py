@@ -267,14 +267,14 @@ def _ended_with_its_fits(study: str, ledger: Ledger, record: TrialRecord) -> Tri
 
 def is_taken(ledger: Ledger, study: str, record: TrialRecord) -> bool:
     """Whether a trial's first fit that is not finished is worked at by another study."""
-    for case in record.cases:
-        try:
+    try:
+        for case in record.cases:
             fit = ledger.read(case.key)
-        except LedgerError:
-            return False
-        if fit is None or fit.status == BEGUN:
-            holder = fit and current_holder(ledger.storage, ledger.folder(case.key))
-            return bool(holder) and holder.get("study") != study
+            if fit is None or fit.status == BEGUN:
+                holder = fit and current_holder(ledger.storage, ledger.folder(case.key))
+                return bool(holder) and holder.get("study") != study
+    except (LedgerError, StorageError):
+        pass  # It decides an order only; a storage that is away is met where the trial is written.
     return False
 
 

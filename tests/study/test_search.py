@@ -418,6 +418,18 @@ def test_a_journal_that_the_disk_cannot_take_is_completed_later(tmp_path):
     assert [json.loads(line)["number"] for line in lines] == [0, 1, 2]
 
 
+def test_a_journal_that_has_no_place_yet_is_no_end_and_is_written_once_it_has(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    file = OneWriterJournal(tmp_path / "cache" / "mine.journal")
+    file.append_logs([{"number": 0}])
+    assert isinstance(file.error, OSError)
+    (tmp_path / "cache").unlink()
+    file.append_logs([{"number": 1}])
+    assert file.error is None
+    lines = file.path.read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [0, 1]
+
+
 def test_a_trial_that_needs_more_of_a_gpu_comes_back_once_before_all_others():
     study = Study()
     first = study.search.suggest("a")

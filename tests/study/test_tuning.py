@@ -8,12 +8,13 @@ from optuna.distributions import CategoricalDistribution
 
 from study.config import StudyError
 from study.leases import Follower, Waiter
+from study.ledger import Ledger
 from study.ray_session import start_ray
 from study.search import OptunaSearch
 from study.spaces import checked
-from study.storage import Storage
+from study.storage import Storage, StorageError
 from study.trials import Case
-from study.tuning import _stopping_without
+from study.tuning import _stopping_without, is_taken
 
 SPACE = checked("mine", "why?", {"hsas": CategoricalDistribution(("none", "2d"))}, {})
 
@@ -50,6 +51,17 @@ def test_a_driver_that_was_succeeded_ends_its_search(lease, search):
     lease.say(stopping=True)
     time.sleep(0.3)
     assert lease.storage.read("driver/lease-000002.json") == b'{"study": "mine"}'
+
+
+def test_a_storage_that_is_away_decides_no_order(tmp_path, search, monkeypatch):
+    def away(*args):
+        raise StorageError("the storage is away")
+
+    search.suggest("a")
+    ledger = Ledger(Storage(tmp_path))
+    assert not is_taken(ledger, "mine", search.records[0])
+    monkeypatch.setattr(ledger.storage, "read", away)
+    assert not is_taken(ledger, "mine", search.records[0])
 
 
 def test_a_disk_that_one_worker_found_full_is_told_to_the_others(lease, search):
