@@ -208,18 +208,23 @@ def _mirrored(sitting: Sitting, interrupts: Interrupts) -> Iterator["Background"
 
 
 @contextmanager
-def driver_lease(folder: StudyFolder, console: Console) -> Iterator[Lease]:
+def driver_lease(
+    folder: StudyFolder, console: Console, stale: float = STALE_SECONDS
+) -> Iterator[Lease]:
     """Holds the study, so that no second driver runs it.
 
     A driver that was killed on this machine is succeeded at once; one of another machine when it
-    has been silent for a minute.
+    has been silent for a minute (`stale`, in seconds).
 
     Raises:
         StudyError: if another driver has it.
     """
-    waiter = Waiter(folder.storage, folder.driver, {"study": folder.name})
+    waiter = Waiter(folder.storage, folder.driver, {"study": folder.name}, stale=stale)
     beats, said, lease = set(), False, None
     while (lease := waiter.attempt()) is None:
+        if not waiter.holder:
+            time.sleep(0.1)  # Two began at the same moment; the next look finds who won.
+            continue
         beats.add(waiter.holder.get("beat"))
         holder = describe(waiter.holder)
         if len(beats) > 1 or waiter.is_alive():
@@ -229,7 +234,7 @@ def driver_lease(folder: StudyFolder, console: Console) -> Iterator[Lease]:
             )
         if not said:
             console.print(
-                f"Waiting up to {STALE_SECONDS:.0f} s to see whether {holder}, which began this "
+                f"Waiting up to {stale:.0f} s to see whether {holder}, which began this "
                 "study, is still alive."
             )
             said = True

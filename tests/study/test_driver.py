@@ -2,6 +2,11 @@
 
 import dataclasses
 import io
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from rich.console import Console
@@ -10,6 +15,7 @@ from study.arguments import parse
 from study.config import StudyError
 from study.driver import _keep_journal, driver_lease, run_study
 from study.inputs import Inputs
+from study.leases import Waiter
 from study.plan import Plan
 from study.question import open_study
 from study.sitting import Sitting
@@ -70,3 +76,68 @@ def test_a_driver_that_was_succeeded_leaves_the_journal_alone(tmp_path, lost):
         _keep_journal(sitting, Console())
     assert (journal.read_bytes() == b"another's") == lost
     assert (folder.storage.version(folder.journal) is None) == lost
+
+
+def test_of_drivers_that_begin_at_the_same_moment_one_runs_and_the_others_name_it(tmp_path):
+    barrier, ended = Barrier(8), Barrier(8)
+
+    def begin(number):
+        out = io.StringIO()
+        barrier.wait()
+        try:
+            with driver_lease(StudyFolder(Storage(tmp_path), "mine"), Console(file=out)) as lease:
+                ended.wait(30)
+                return lease, out.getvalue()
+        except StudyError as e:
+            ended.wait(30)
+            return str(e), out.getvalue()
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(begin, range(8)))
+    refused = [said for said, _ in results if isinstance(said, str)]
+    assert len(refused) == 7
+    for said in refused:
+        assert f"is being run by another driver (process {os.getpid()} on " in said
+    assert {out for _, out in results} == {""}
+
+
+def test_a_driver_that_loses_by_a_moment_names_the_winner(tmp_path, monkeypatch):
+    folder, out, winners = StudyFolder(Storage(tmp_path), "mine"), io.StringIO(), []
+    create = folder.storage.create
+
+    def late(name, content):
+        if not winners:
+            other = Waiter(Storage(tmp_path), folder.driver, {"study": "mine"})
+            winners.append(other.attempt())
+        return create(name, content)
+
+    monkeypatch.setattr(folder.storage, "create", late)
+    with (
+        pytest.raises(StudyError, match=rf"\(process {os.getpid()} on "),
+        driver_lease(folder, Console(file=out)),
+    ):
+        pass
+    assert out.getvalue() == ""
+    winners[0].release()
+
+
+@pytest.mark.parametrize("beats", [False, True])
+def test_a_driver_waits_for_a_sign_of_life_of_one_elsewhere(tmp_path, beats, monkeypatch):
+    folder, out = StudyFolder(Storage(tmp_path), "mine"), io.StringIO()
+    name = f"{folder.driver}/lease-000001.json"
+    holder = {"study": "mine", "pid": 7, "host": "far", "place": "another machine", "beat": 0}
+    assert folder.storage.create(name, json.dumps(holder).encode())
+
+    def wait(seconds):
+        holder["beat"] += beats
+        folder.storage.write(name, json.dumps(holder).encode())
+
+    monkeypatch.setattr("study.driver.time.sleep", wait)
+    begun = driver_lease(folder, Console(file=out, width=200), stale=0.2)
+    if beats:
+        with pytest.raises(StudyError, match=re.escape("(process 7 on far); wait for it, or end")):
+            begun.__enter__()
+    else:
+        with begun as lease:
+            assert lease.name.endswith("lease-000002.json")
+    assert out.getvalue().count("Waiting up to 0 s to see whether process 7 on far") == 1
