@@ -1,15 +1,11 @@
-"""What a study cost, what it saved, and how wrong the plan was."""
+"""What a study cost, and what it saved."""
 
 import dataclasses
 from statistics import fmean
 
-from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord
-from study.report_tables import (
-    Block,
-    Text,
-    duration,
-    facts,
-)
+from study.ledger import BEGUN, FAILED, FINISHED, STOPPED
+from study.report_plan import plan_blocks
+from study.report_tables import Block, duration, facts
 from study.results import NEW, StudyResults
 
 
@@ -44,30 +40,20 @@ def spent(results: StudyResults) -> Spent:
     own = [f for f in results.fits if f.study == name]
     others = [f for f in results.fits if f.study != name and f.status == FINISHED]
     decided = [t for t in results.current if t.decided]
-    paces = [_seconds(f) / f.iteration for f in own if f.iteration]
+    paces = [f.work_seconds / f.iteration for f in own if f.iteration]
     left = sum(t.budget - t.spent for t in decided if t.state == STOPPED)
     states = [case.state for case in results.cases.values()]
     return Spent(
-        seconds=sum(map(_seconds, own)),
-        gpu_seconds=sum(_seconds(f) * _gpus(f) for f in own if f.environment["gpu"]),
+        seconds=sum(f.work_seconds for f in own),
+        gpu_seconds=sum(f.gpu_seconds for f in own),
         iterations=sum(t.spent for t in decided),
         budget=sum(t.budget for t in decided),
         stopped_iterations=left,
         stopped_seconds=left * fmean(paces) if paces else None,
         reused_fits=len(others),
-        reused_seconds=sum(map(_seconds, others)),
+        reused_seconds=sum(f.work_seconds for f in others),
         fits={s: states.count(s) for s in (FINISHED, STOPPED, FAILED, BEGUN, NEW)},
     )
-
-
-def _seconds(fit: FitRecord) -> float:
-    return fit.seconds + fit.writing_seconds
-
-
-def _gpus(fit: FitRecord) -> float:
-    """Its share of a GPU, in its last sitting; a whole one where an older version noted none."""
-    noted = [sitting["gpus"] for sitting in fit.sittings[-1:] if sitting.get("gpus")]
-    return noted[0] if noted else 1.0
 
 
 def cost_blocks(results: StudyResults) -> list[Block]:
@@ -99,30 +85,4 @@ def cost_blocks(results: StudyResults) -> list[Block]:
         where = "of the GPU" if any(f.environment["gpu"] for f in results.fits) else "of a worker"
         rows.append((f"Greatest memory {where}", f"{peak:,.0f} MB"))
     note = "Work is training, evaluating and writing, on one worker each."
-    return [facts("Cost", rows, (note,)), *_plan_against_truth(results)]
-
-
-def _plan_against_truth(results: StudyResults) -> list[Block]:
-    """How wrong the estimate was that the driver made when the study began."""
-    if "plan" not in results.document:
-        why = (
-            "No plan was kept: when the study began, nothing told its time, and no --dry-run of it"
-        )
-        return [Text(f"{why} had been made on that machine.")]
-    plan = results.document["plan"]
-    if plan["seconds"] is None:
-        return [Text("When the study began, nothing was known to estimate its time from.")]
-    # Encoders are in the plan's sum where their time was known; fits' records have no part of it.
-    planned = plan["seconds"] - (plan["encoder_seconds"] or 0.0)
-    took = sum(_seconds(fit) for fit in results.fits) - plan["spent_seconds"]
-    done = sum(case.state == FINISHED for case in results.cases.values()) - plan["finished"]
-    left = plan["fits"] - plan["finished"]
-    rows = [
-        ("Fits that were left", str(left)),
-        ("Finished since", str(done)),
-        ("Work, planned", f"{duration(planned)}, from {plan['source']}"),
-        ("Work, taken" if done >= left else "Work, so far", duration(took)),
-    ]
-    if planned:
-        rows.append(("Taken over planned", f"{took / planned:.0%}"))
-    return [facts("Plan against truth", rows)]
+    return [facts("Cost", rows, (note,)), *plan_blocks(results)]
