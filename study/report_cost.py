@@ -3,6 +3,7 @@
 import dataclasses
 from statistics import fmean
 
+from study.budget import Budget, budget_of
 from study.ledger import BEGUN, FAILED, FINISHED, STOPPED
 from study.report_plan import plan_blocks
 from study.report_tables import Block, duration, facts
@@ -16,18 +17,16 @@ class Spent:
     Attributes:
         seconds: training, evaluating and writing of its own fits, whatever came of them.
         gpu_seconds: of those on a GPU, times the GPUs of a trial.
-        iterations, budget: of its decided trials: spent, and of the whole trainings.
-        stopped_iterations: that early stopping left out.
-        stopped_seconds: the same as time, at the pace of the study's own fits; None without any.
+        budget: iterations of its decided trials, and what became of them.
+        stopped_seconds: what early stopping left out, as time at the pace of the study's own fits;
+            None without any.
         reused_fits, reused_seconds: finished fits of other studies, and what they took there.
         fits: state -> number of fits.
     """
 
     seconds: float
     gpu_seconds: float
-    iterations: int
-    budget: int
-    stopped_iterations: int
+    budget: Budget
     stopped_seconds: float | None
     reused_fits: int
     reused_seconds: float
@@ -39,17 +38,14 @@ def spent(results: StudyResults) -> Spent:
     name = results.config.name
     own = [f for f in results.fits if f.study == name]
     others = [f for f in results.fits if f.study != name and f.status == FINISHED]
-    decided = [t for t in results.current if t.decided]
+    budget = budget_of(results.current, {f.key: f for f in results.fits})
     paces = [f.work_seconds / f.iteration for f in own if f.iteration]
-    left = sum(t.budget - t.spent for t in decided if t.state == STOPPED)
     states = [case.state for case in results.cases.values()]
     return Spent(
         seconds=sum(f.work_seconds for f in own),
         gpu_seconds=sum(f.gpu_seconds for f in own),
-        iterations=sum(t.spent for t in decided),
-        budget=sum(t.budget for t in decided),
-        stopped_iterations=left,
-        stopped_seconds=left * fmean(paces) if paces else None,
+        budget=budget,
+        stopped_seconds=budget.stopped * fmean(paces) if paces else None,
         reused_fits=len(others),
         reused_seconds=sum(f.work_seconds for f in others),
         fits={s: states.count(s) for s in (FINISHED, STOPPED, FAILED, BEGUN, NEW)},
@@ -60,16 +56,17 @@ def cost_blocks(results: StudyResults) -> list[Block]:
     """What was spent, and what was not."""
     cost = spent(results)
     counts = ", ".join(f"{n} {state}" for state, n in cost.fits.items() if n)
-    share = f" ({cost.iterations / cost.budget:.0%})" if cost.budget else ""
+    done, whole = cost.budget.spent, cost.budget.whole
+    share = f" ({done / whole:.0%})" if whole else ""
     rows = [
         ("Fits", counts or "none"),
         ("Work of this study's fits", duration(cost.seconds)),
-        ("Iterations of decided trials", f"{cost.iterations:,} of {cost.budget:,}{share}"),
+        ("Iterations of decided trials", f"{done:,} of {whole:,}{share}"),
     ]
     if cost.gpu_seconds:
         rows.append(("GPU-hours", f"{cost.gpu_seconds / 3600:.2f}"))
-    if cost.stopped_iterations:
-        saved = f"{cost.stopped_iterations:,} iterations"
+    if cost.budget.stopped:
+        saved = f"{cost.budget.stopped:,} iterations"
         if cost.stopped_seconds is not None:
             saved += f", about {duration(cost.stopped_seconds)}"
         rows.append(("Saved by early stopping", saved))

@@ -16,8 +16,8 @@ from study.run import main
 
 HOUR = 3600.0
 ESTIMATE = Estimate(
-    fits=36, finished=4, begun=1, left=30, configurations=12, seconds=50 * HOUR, wall_seconds=25 * HOUR, slots=2, gpus=0.5,
-    source="made up",
+    fits=36, finished=4, begun=1, left=30, configurations=12, seconds=50 * HOUR,
+    wall_seconds=25 * HOUR, slots=2, gpus=0.5, source="made up",
 )  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def test_cost_counts_what_was_spent_and_what_was_saved(tmp_path):
     assert cost.seconds == 600.0
     assert (cost.reused_fits, cost.reused_seconds) == (1, 60.0)
     # One case of 30 iterations at 2 seconds each was not done.
-    assert (cost.stopped_iterations, cost.stopped_seconds) == (30, 60.0)
+    assert (cost.budget.stopped, cost.stopped_seconds) == (30, 60.0)
 
 
 def test_a_search_ranks_finished_configurations_by_the_select_split(tmp_path):

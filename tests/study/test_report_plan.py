@@ -8,12 +8,12 @@ from optuna.distributions import FloatDistribution
 
 from study.costs import Estimate, from_history
 from study.ledger import FitRecord
-from study.report import make_report
-from study.report_plan import worked_seconds
+from study.report_plan import plan_blocks, worked_seconds
 from study.report_tables import Text
 from study.results import read_results
 from study.storage import Storage
 
+NO_PLAN = "No plan was kept"
 PLAN = Estimate(
     fits=6, finished=0, begun=0, left=6, configurations=6, seconds=300.0, wall_seconds=150.0,
     slots=2, gpus=0.0, source=from_history(6, "like these"),
@@ -25,11 +25,17 @@ def keep(documents, plan, when=0.0):
     documents.write_document({**documents.read_document(), "plan": kept})
 
 
+def blocks(tmp_path):
+    return plan_blocks(read_results(Storage(tmp_path / "runs"), "made"))
+
+
+def texts(tmp_path):
+    return " ".join(b.text for b in blocks(tmp_path) if isinstance(b, Text))
+
+
 def plan_table(tmp_path):
     """Rows of the table by name, its third column's title, and its notes."""
-    storage = Storage(tmp_path / "runs")
-    report = make_report(read_results(storage, "made"), storage)
-    (found,) = (t for t in report.tables if t.title == "Plan against truth")
+    (found,) = blocks(tmp_path)
     rows = {row[0].text: [entry.text for entry in row[1:]] for row in found.rows}
     return rows, found.columns[2].title, found.notes
 
@@ -58,10 +64,7 @@ def done(study, count, stopped=()):
 def test_the_plan_is_compared_with_what_fits_took(grid, tmp_path):
     *_, documents, ledger = grid
     finish_grid(grid, lambda *of: {"image_auroc": 0.9, "pixel_ap": 0.5})
-    storage = Storage(tmp_path / "runs")
-    report = make_report(read_results(storage, "made"), storage)
-    texts = [b.text for s in report.sections for b in s.blocks if isinstance(b, Text)]
-    assert any(text.startswith("No plan was kept") for text in texts)
+    assert NO_PLAN in texts(tmp_path)
     for number, key in enumerate(sorted(ledger.keys())):
         sitting = {"began": 100.0 * number, "iteration": 0, "study": "made", "gpus": 0.5}
         fit = dataclasses.replace(
@@ -125,8 +128,7 @@ def test_a_plan_of_an_older_version_is_none(search, tmp_path):
     done(search, 1)
     documents = search[3]
     documents.write_document({**documents.read_document(), "plan": {"fits": 6, "seconds": 1.0}})
-    with pytest.raises(ValueError, match="not enough values to unpack"):
-        plan_table(tmp_path)
+    assert NO_PLAN in texts(tmp_path)
 
 
 def test_the_time_of_a_study_is_that_of_its_sittings_together():
