@@ -138,6 +138,18 @@ def test_a_picture_that_a_report_has_no_more_is_removed_and_no_other_file(tmp_pa
     assert {p.name for p in pictures.iterdir()} == {"first.png", "mine.png"}
 
 
+@pytest.mark.parametrize("confirm", [0, 3])
+def test_a_search_is_advised_to_be_confirmed_unless_it_is(confirm, tmp_path):
+    space = tmp_path / "question.py"
+    drawn = [{"hsas_probability": number / 10} for number in range(2)]
+    search = {"hsas_probability": FloatDistribution(0.0, 1.0)}
+    write_space(space, "Which?", SEARCH=search, FIXED=FIXED)
+    finish_search(begin(tmp_path, space, "--confirm", str(confirm)), drawn, lambda *of: 0.5)
+    said = texts(report_of(tmp_path))
+    assert ("`--confirm K`" in said) == (not confirm)
+    assert ("report the figures of study made-confirm" in said) == bool(confirm)
+
+
 FACTORS = {"hsas": ["none", "2d"], "ffc_layers": [1, 2, 3]}
 
 
