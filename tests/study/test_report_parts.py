@@ -139,6 +139,16 @@ def test_a_picture_that_a_report_has_no_more_is_removed_and_no_other_file(tmp_pa
     assert {p.name for p in pictures.iterdir()} == {"first.png", "mine.png"}
 
 
+def test_a_reference_has_its_own_name_and_the_cells_that_are_the_same_are_named_once(tmp_path):
+    cells = {"two layers": {"ffc_layers": 2}, "all": {}, "no HSAS": {"hsas": "none"}}
+    study = grid(tmp_path, cells, REFERENCE="all")
+    finish_grid(study, lambda cell, *of: {"image_auroc": 0.9, "pixel_ap": 0.5 + len(cell) / 100})
+    assert [c.name for c in results_of(tmp_path).cells] == ["all", "no HSAS"]
+    report = report_of(tmp_path)
+    assert titled(report, "Differences in pixel AP to all, on these categories")
+    assert texts(report).count("“all” is one configuration with “two layers”.") == 1
+
+
 def test_a_category_that_is_not_finished_has_a_dash_beside_the_papers_value(tmp_path):
     study = grid(tmp_path, {"FFC-AD": {}}, "--categories", "wood", TABLES=("2",))
     finish_grid(study, lambda *of: {"image_auroc": 0.9, "pixel_ap": 0.5})
