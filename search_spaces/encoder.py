@@ -15,5 +15,3 @@ CELLS = {
     "random": {"encoder_weights": "random"},
     "plain ResNet-18": {"ffc_encoder": False, "encoder_weights": "warm_start"},
 }
-
-FIXED = {}

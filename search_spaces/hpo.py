@@ -25,5 +25,4 @@ SEARCH = {
     "reconstruction_loss": CategoricalDistribution(("l2", "cosine")),
 }
 
-FIXED = {}
 TABLES = ("13", "14", "15", "16")

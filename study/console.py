@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.budget import Budget, budget_of
 from study.config import StudyConfig
 from study.default_places import default_storage
-from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
+from study.ledger import FAILED, FINISHED, FitRecord, Ledger
 from study.outcomes import Outcome, outcomes
 from study.storage import Storage
-from study.trials import RETIRED, TrialRecord
+from study.trials import TrialRecord
 from study.wording import (
     caveats,
     cell_names,
@@ -85,29 +86,24 @@ def summary(
         highlight=False,
         markup=False,
     )
-    if line := budget_line(trials):
+    records, _ = ledger.read_all(list({case.key for trial in trials for case in trial.cases}))
+    if line := budget_line(budget_of(trials, {record.key: record for record in records})):
         console.print(line, highlight=False)
 
 
-def budget_line(trials: list[TrialRecord]) -> str:
+def budget_line(budget: Budget) -> str:
     """How much of the full budget of the decided trials was spent, and what saved the rest."""
-    decided = [t for t in trials if t.decided and t.state != RETIRED and t.budget]
-    if not decided:
+    if not budget.whole:
         return ""
-    budget, spent = sum(t.budget for t in decided), sum(t.spent for t in decided)
     saved = {
-        state: sum(t.budget - t.spent for t in decided if t.state == state)
-        for state in (STOPPED, FINISHED, FAILED)
+        "early stopping": budget.stopped,
+        "fits of other studies": budget.reused,
+        "failures": budget.failed,
     }
-    because = {
-        STOPPED: "early stopping",
-        FINISHED: "fits of other studies",
-        FAILED: "failures",
-    }
-    parts = [f"{because[s]} saved {n:,} ({n / budget:.0%})" for s, n in saved.items() if n]
-    return "; ".join(
-        [f"Budget: {spent:,} of {budget:,} iterations spent ({spent / budget:.0%})", *parts]
-    )
+    whole, spent = budget.whole, budget.spent
+    parts = [f"{what} saved {n:,} ({n / whole:.0%})" for what, n in saved.items() if n]
+    line = f"Budget: {spent:,} of {whole:,} iterations spent ({spent / whole:.0%})"
+    return "; ".join([line, *parts])
 
 
 def notes_of(console: Console, trials: list[TrialRecord], ledger: Ledger) -> None:

@@ -10,7 +10,14 @@ from study.config import StudyConfig
 from study.drawing import drawn_at_random
 from study.encoder_needs import encoders_to_make, needed_encoders
 from study.encoders import EncoderStore
-from study.fit_costs import Seconds, encoder_seconds, history, seconds_of_like, summed
+from study.fit_costs import (
+    Seconds,
+    cluster_history,
+    encoder_seconds,
+    history,
+    seconds_of_like,
+    summed,
+)
 from study.inputs import Inputs, cases_of
 from study.ledger import FINISHED, Ledger
 from study.makespan import makespan
@@ -25,58 +32,58 @@ from study.trials import Case
 SAMPLED = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What is left of a study, and what it will cost.
 
     Attributes:
         fits: of the whole study.
-        finished, begun: of them in the ledger, whoever did them.
+        finished: of them in the ledger, whoever did them.
+        begun: of those that are left.
+        left: still to be done; what was stopped early or failed is neither finished nor left.
+        configurations: of the whole study; where cells are tuned, of each of them. A study that is
+            enlarged later has others after these.
         seconds: of all fits that are left, added up; None where nothing is known.
-        wall_seconds: from beginning to end, with `slots` trials at once.
+        wall_seconds: the same from beginning to end, with `slots` trials at once.
         slots: trials at once.
         gpus: of each.
         source: what it was estimated from, in a few words.
-        spent_seconds: of the fits that are finished or begun, whoever did them.
+        spent_seconds, spent_gpu_seconds: of the study's fits until now, whoever did them.
         encoders: to be made.
-        encoder_seconds: of making them, added up; None where nothing is known. They are counted in
-            both sums where it is known.
+        encoder_seconds: of making them, added up; None where nothing is known.
     """
 
     fits: int
     finished: int
     begun: int
+    left: int
+    configurations: int
     seconds: float | None
     wall_seconds: float | None
     slots: int
     gpus: float
     source: str
     spent_seconds: float = 0.0
+    spent_gpu_seconds: float = 0.0
     encoders: int = 0
     encoder_seconds: float | None = 0.0
 
     @property
-    def left(self) -> int:
-        """Fits that are not finished."""
-        return self.fits - self.finished
+    def total_seconds(self) -> float | None:
+        """With the making of encoders, where its time is known."""
+        return None if self.seconds is None else self.seconds + (self.encoder_seconds or 0.0)
+
+    @property
+    def total_wall_seconds(self) -> float | None:
+        """With the making of encoders, which comes first, several at once."""
+        if not self.encoders or self.wall_seconds is None:
+            return self.wall_seconds
+        return self.wall_seconds + (self.encoder_seconds or 0.0) / min(self.slots, self.encoders)
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of what is left; None where its time is not known."""
-        return None if self.seconds is None else self.seconds * self.gpus / 3600
-
-    def with_encoders(self, count: int, seconds: float | None) -> "Estimate":
-        """The same with encoders that are made first, several at once.
-
-        Args:
-            count: how many.
-            seconds: of making them, added up; None where nothing is known.
-        """
-        added = replace(self, encoders=count, encoder_seconds=seconds)
-        if not count or seconds is None or self.seconds is None:
-            return added
-        wall = self.wall_seconds + seconds / min(self.slots, count)
-        return replace(added, seconds=self.seconds + seconds, wall_seconds=wall)
+        """Of all that is left; None where its time is not known."""
+        return None if self.total_seconds is None else self.total_seconds * self.gpus / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """As the study's document keeps it, with the time at which it was made (epoch, seconds)."""
@@ -111,18 +118,21 @@ def estimate(
         source: what those come from.
         slots: trials at once, and the GPUs of each.
     """
-    cases = [case for trial in plan.trials if not trial.decided for case in trial.cases]
+    waiting = [trial for trial in plan.trials if not trial.decided]
     if space.is_grid:
-        cases = [case for _, case in cell_cases(config, space, inputs)]
-    records = {r.key: r for r in ledger.read_all(list({case.key for case in cases}))[0]}
+        keys = {case.key for _, case in cell_cases(config, space, inputs)}
+    else:
+        keys = {case.key for trial in plan.current for case in trial.cases}
+    records = {r.key: r for r in ledger.read_all(list(keys))[0]}
+    finished = {key for key, record in records.items() if record.status == FINISHED}
+    unfinished = {case.key for trial in waiting for case in trial.cases} - finished
 
     def left(configuration: TrainConfig, case: Case) -> float | None:
         record, whole = records.get(case.key), seconds(configuration, case.category)
         if record is not None and record.status == FINISHED:
             return 0.0
-        return whole if whole is None or record is None else max(0.0, whole - record.seconds)
+        return whole if whole is None or record is None else max(0.0, whole - record.work_seconds)
 
-    waiting = [trial for trial in plan.trials if not trial.decided]
     of_trial: dict[int, float | None] = {}
     for trial in waiting:
         configuration = TrainConfig.from_dict(trial.configuration)
@@ -139,18 +149,20 @@ def estimate(
         mean = None if None in each or not each else fmean(each)
         durations += [mean] * plan.new
     total = summed(durations)
-    count = len({case.key for case in cases}) + plan.new * len(config.cases)
-    states = [record.status for record in records.values()]
+    new = plan.new * len(config.cases)
     return Estimate(
-        fits=count,
-        finished=states.count(FINISHED),
-        begun=sum(r.status != FINISHED and r.iteration > 0 for r in records.values()),
+        fits=len(keys) + new,
+        finished=len(finished),
+        begun=sum(key in records and records[key].iteration > 0 for key in unfinished),
+        left=len(unfinished) + new,
+        configurations=config.draws if space.is_grid else plan.total,
         seconds=total,
         wall_seconds=None if total is None else makespan(durations, slots[0]),
         slots=slots[0],
         gpus=slots[1],
         source=source,
-        spent_seconds=sum(record.seconds for record in records.values()),
+        spent_seconds=sum(record.work_seconds for record in records.values()),
+        spent_gpu_seconds=sum(record.gpu_seconds for record in records.values()),
     )
 
 
@@ -161,6 +173,7 @@ def estimate_from_history(
     plan: Plan,
     ledger: Ledger,
     slots: tuple[int, float],
+    cluster: bool = False,
 ) -> Estimate | None:
     """What a study will cost, where the ledger has fits like all of its own; costs nothing.
 
@@ -169,8 +182,11 @@ def estimate_from_history(
         plan: what is left of it.
         ledger: of what is done.
         slots: trials at once, and the GPUs of each.
+        cluster: whether they are on other machines than this one; then the fits that count are
+            those of the kind of machine that did most.
     """
-    records = history(ledger, config.cpus_per_trial)
+    threads = config.cpus_per_trial
+    records = cluster_history(ledger, threads, slots[1]) if cluster else history(ledger, threads)
     if not records:
         return None
     source = from_history(len(records), "like these")
@@ -194,8 +210,8 @@ def with_encoders(
     """
     store = EncoderStore(storage)
     left, _ = encoders_to_make(needed_encoders(space, inputs, plan), store)
-    making = encoder_seconds(left.values(), store)
-    return found.with_encoders(len(left), making)
+    seconds = encoder_seconds(left.values(), store)
+    return replace(found, encoders=len(left), encoder_seconds=seconds)
 
 
 def from_history(count: int, how: str) -> str:

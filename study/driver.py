@@ -13,16 +13,13 @@ from rich.markup import escape
 
 from study.config import StudyConfig, StudyError
 from study.console import failures, next_steps, notes_of, summary
-from study.costs import estimate_from_history
 from study.driver_log import RAY_ENVIRONMENT, log_of, silence_console
 from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
 from study.encoders import EncoderStore
 from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
-from study.machine import own_resources
-from study.machine_files import journal_path, kept_estimate
-from study.packing import concurrency
+from study.machine_files import journal_path
 from study.plan import Plan, make_plan
 from study.question import open_study
 from study.signals import INTERRUPTED, Interrupts
@@ -81,8 +78,6 @@ def run_study(
         try:
             open_study(folder, config, space, inputs, extend)
             plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
-            if not encoders_only:
-                _keep_estimate(config, space, inputs, folder, plan)
             needs = needed_encoders(space, inputs, plan)
             if encoders_only:
                 needs = of_trials(plan.trials, inputs) | (of_space(space, inputs) or {})
@@ -132,22 +127,6 @@ def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> in
         _keep_journal(sitting, console)
     stopped = interrupts.stopping.is_set()
     return _show(config, folder, plan, exhausted, background.unwritten, console, stopped)
-
-
-def _keep_estimate(
-    config: StudyConfig, space: Space, inputs: Inputs, folder: StudyFolder, plan: Plan
-) -> None:
-    """Keeps what the study will cost in its document, once, where the ledger tells it for nothing
-    or a dry run found it on this machine: so a report can say how wrong it was."""
-    document = folder.read_document()
-    # Of a cluster, this machine does not know how much it does at once.
-    if "plan" in document or not plan.left or os.environ.get("RAY_ADDRESS"):
-        return
-    slots = concurrency(config, [own_resources()])
-    found = estimate_from_history(config, space, inputs, plan, Ledger(folder.storage), slots)
-    known = kept_estimate(config, inputs) if found is None else found.to_dict()
-    if known is not None:
-        folder.write_document({**document, "plan": known})
 
 
 def _keep_journal(sitting: Sitting, console: Console) -> None:

@@ -123,8 +123,8 @@ def describe(found: Estimate, disk: float, price: float | None) -> list[str]:
     if found.left and found.seconds is not None:
         once = f"{found.slots} trial{'s' * (found.slots != 1)} at once"
         lines.append(
-            f"time: about {_duration(found.wall_seconds)}, {once}; {_duration(found.seconds)} "
-            f"added up ({found.source})"
+            f"time: about {_duration(found.total_wall_seconds)}, {once}; "
+            f"{_duration(found.total_seconds)} added up ({found.source})"
         )
         if found.gpus:
             lines.append(f"GPU-hours: about {found.gpu_hours:.1f}")

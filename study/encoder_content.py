@@ -10,8 +10,8 @@ from study.config import StudyConfig
 from study.encoder_needs import of_space
 from study.encoders import CARD, EncoderRecord, EncoderStore
 from study.inputs import Inputs
-from study.ledger import BEGUN, FINISHED
-from study.run_content import STATUSES, RunContent, last_seen, metrics_at, texts
+from study.ledger import BEGUN, FINISHED, last_seen
+from study.run_content import STATUSES, RunContent, metrics_at, texts
 from study.storage import Storage
 from study.trials import RETIRED, TrialRecord
 

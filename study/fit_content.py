@@ -15,8 +15,9 @@ from study.ledger import (
     STOPPED,
     FitRecord,
     Ledger,
+    last_seen,
 )
-from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
+from study.run_content import STATUSES, RunContent, encoder, metrics_at, since, texts
 from study.wording import splits_explained
 
 SPLITS = ("train", "select", "report")

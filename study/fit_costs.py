@@ -7,6 +7,7 @@ Fourier transforms and memory are not among them, and good enough to decide by.
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,6 +138,27 @@ def history(ledger: Ledger, threads: int) -> list[FitRecord]:
     return [record for record in finished_fits(ledger) if machine_kind(record) == (gpu, threads)]
 
 
+def cluster_history(ledger: Ledger, threads: int, gpus: float) -> list[FitRecord]:
+    """Finished fits of the kind of machine of a cluster that did most of them.
+
+    Args:
+        ledger: of all studies on the storage.
+        threads: of torch in a fit.
+        gpus: of a trial; without any, only fits without one count.
+    """
+    kinds = ((record, machine_kind(record)) for record in finished_fits(ledger))
+    return of_commonest_kind(
+        [r for r, (gpu, of) in kinds if of == threads and (gpu is not None) == (gpus > 0)]
+    )
+
+
+def of_commonest_kind(records: list[FitRecord]) -> list[FitRecord]:
+    """Those fits of the kind of machine that did most."""
+    kinds = Counter(map(machine_kind, records))
+    kind = max(kinds, key=kinds.__getitem__, default=None)
+    return [record for record in records if machine_kind(record) == kind]
+
+
 def machine_kind(record: FitRecord) -> tuple[str | None, int | None]:
     """What a fit's machine is known by where its time is concerned: GPU, and torch's threads."""
     return record.environment.get("gpu"), record.environment.get("threads")
@@ -179,7 +201,7 @@ def seconds_of_like(records: Iterable[FitRecord]) -> Seconds:
     known: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for record in records:
         size = _cost_class(TrainConfig.from_dict(record.configuration))
-        known.setdefault(size, {}).setdefault(record.category, []).append(record.seconds)
+        known.setdefault(size, {}).setdefault(record.category, []).append(record.work_seconds)
 
     def seconds(config: TrainConfig, category: str) -> float | None:
         of_size = known.get(_cost_class(config), {})
@@ -205,7 +227,7 @@ def seconds_scaled(records: list[FitRecord], images: Images) -> Seconds:
         )
         for record in records
     )
-    rate = sum(record.seconds for record in records) / work
+    rate = sum(record.work_seconds for record in records) / work
 
     def seconds(config: TrainConfig, category: str) -> float:
         found = like(config, category)

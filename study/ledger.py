@@ -103,6 +103,20 @@ class FitRecord:
     began: float = 0.0
     ended: float | None = None
 
+    @property
+    def work_seconds(self) -> float:
+        """Spent training, evaluating and writing; waiting for a free worker is not among it."""
+        return self.seconds + self.writing_seconds
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of that on a GPU, times its share of one in its last sitting; a whole one where an older
+        version noted none."""
+        if not self.environment.get("gpu"):
+            return 0.0
+        noted = [sitting["gpus"] for sitting in self.sittings[-1:] if sitting.get("gpus")]
+        return self.work_seconds * (noted[0] if noted else 1.0)
+
     def spent_by(self, study: str) -> int:
         """The iterations that a study's sittings did; a fit may be begun by one and finished by
         another. What a kill lost is not counted, nor is what nobody took up."""
@@ -117,6 +131,11 @@ class FitRecord:
     def random_encoder(self) -> bool:
         """Whether the frozen encoder had random weights, which says little about the method."""
         return self.configuration["encoder_weights"] == "random"
+
+
+def last_seen(record: FitRecord) -> float:
+    """When work ended, or when a killed one last gave a sign of life; epoch, seconds."""
+    return record.ended or (record.history[-1]["time"] if record.history else record.began)
 
 
 class Records(Generic[Document]):

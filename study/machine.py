@@ -21,8 +21,8 @@ import torch
 SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 # This project's own packages, and those besides that a fit's numbers or its worker depend on.
 OWN_PACKAGES = ("ffcad", "study", "search_spaces")
-PACKAGES = ("ray", "optuna", "mlflow", "torchvision", "numpy")
-WORKER_PACKAGES = ("torch", "scipy", "scikit-learn", "pillow", "safetensors", "fsspec")
+PACKAGES = ("ray", "optuna", "mlflow", "torchvision", "numpy", "scipy")
+WORKER_PACKAGES = ("torch", "scikit-learn", "pillow", "safetensors", "fsspec")
 _PROC = Path("/proc/self")
 # What the revision is to stand for; a node of a cluster has no more of the repository.
 _CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycache__/**")

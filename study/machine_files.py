@@ -1,5 +1,6 @@
 """What this machine keeps of a study outside its storage; all of it may be deleted."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def kept_estimate(config: StudyConfig, inputs: Inputs) -> dict[str, Any] | None:
 def _question(config: StudyConfig, inputs: Inputs) -> str:
     """A digest of what the cost of a study depends on."""
     workers = (config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
-    return digest_of([config.asked(), inputs.contents(), config.num_trials, config.draws, workers])
+    # What an estimate holds too, so that another version's is not taken for one.
+    holds = [field.name for field in fields(Estimate)]
+    asked = [config.asked(), inputs.contents(), config.num_trials, config.draws, workers]
+    return digest_of([*asked, holds])
 
 
 def _path(kind: str, config: StudyConfig, ending: str) -> Path:

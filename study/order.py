@@ -8,7 +8,6 @@ nearly the same are spread over the categories.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
@@ -18,7 +17,7 @@ from study.fit_costs import (
     finished_fits,
     fit_work,
     is_near,
-    machine_kind,
+    of_commonest_kind,
     seconds_of_like,
     seconds_scaled,
 )
@@ -85,9 +84,7 @@ def expected_durations(trials: Iterable[TrialRecord], records: list[FitRecord]) 
     """
     trials = list(trials)
     configurations = {t.digest: TrainConfig.from_dict(t.configuration) for t in trials}
-    kinds = Counter(machine_kind(record) for record in records)
-    kind = max(kinds, key=kinds.__getitem__, default=None)
-    records = [record for record in records if machine_kind(record) == kind]
+    records = of_commonest_kind(records)
     asked = {(t.digest, case.category) for t in trials for case in t.cases}
     seconds = seconds_of_like(records)
     # To count a configuration's work takes a second.

@@ -29,7 +29,7 @@ from study.report_pictures import disagreement_blocks
 from study.report_rendering import PICTURES, html, latex, markdown
 from study.report_repeat import repeat_blocks
 from study.report_search import ranking_table, search_answer, search_blocks
-from study.report_tables import Block, Report, Section, Text
+from study.report_tables import Block, Report, Section, Text, quoted
 from study.results import StudyResults
 from study.storage import Storage
 from study.wording import caveats, is_warning
@@ -87,10 +87,25 @@ def _grid_sections(results: StudyResults, comparisons: Comparisons) -> list[Sect
         *(type_table(results, metric) for metric in results.metrics),
     ]
     return [
-        Section("Results", (results_table(results, comparisons), *figures, *tables)),
+        Section(
+            "Results",
+            (results_table(results, comparisons), *_other_names(results), *figures, *tables),
+        ),
         Section("Beyond these cells and categories", tuple(beyond)),
         Section("Categories and types of defect", tuple(t for t in finer if t is not None)),
         Section("Beside the paper", tuple(paper_blocks(results))),
+    ]
+
+
+def _other_names(results: StudyResults) -> list[Text]:
+    """Which cells are one configuration with another one, whose name stands for them."""
+    return [
+        Text(
+            f"{quoted(cell.name)} is one configuration with "
+            f"{', '.join(quoted(name) for name in cell.names if name != cell.name)}."
+        )
+        for cell in results.cells
+        if len(cell.names) > 1
     ]
 
 

@@ -147,13 +147,11 @@ def slopes(cells: dict[str, dict[str, float]], reference: str, unit: str) -> byt
         axes = panels.flat[i]
         plain(axes, y=unit if i % across == 0 else "")
         shared = [c for c in cells[reference] if c in cells[name]]
-        ends = []
         for category in shared:
             pair = [100 * cells[reference][category], 100 * cells[name][category]]
             colour = BLUE if pair[1] > pair[0] else ORANGE if pair[1] < pair[0] else GREY
             dash = "-" if pair[1] >= pair[0] else "--"
             axes.plot([0, 1], pair, color=colour, ls=dash, marker="o", ms=4, lw=1.4)
-            ends.append((pair[1], category))
         axes.set_xticks([0, 1], [wrapped(reference, 11), wrapped(name, 15)], fontsize=8)
         axes.set_xlim(-0.3, 1.9)
         axes.grid(axis="x", visible=False)

@@ -130,7 +130,11 @@ def _category_table(results: StudyResults, cell: CellResult, rows: list[PaperRow
     entries, both = [], []
     for row in rows:
         theirs = row.values[metric]
-        if row.name == AVERAGE or row.name not in ours:
+        if row.name not in results.config.categories:
+            continue
+        if row.name not in ours:  # Not finished.
+            nothing = Entry(NOTHING, MUTED)
+            entries.append((Entry(row.name), nothing, Entry(percent(theirs)), nothing))
             continue
         known = spread({("", i): v for i, v in enumerate(ours[row.name])})
         both.append((known.mean, theirs))

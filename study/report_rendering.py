@@ -5,6 +5,7 @@ kept: inside the page, beside the other two.
 """
 
 import re
+import unicodedata
 
 from ffcad.pages import page_environment
 from study.report_tables import (
@@ -21,6 +22,8 @@ from study.report_tables import (
 
 PICTURES = "pictures"
 
+# LaTeX breaks no table over pages; so many rows find room on one.
+LATEX_ROWS = 40
 # Of LaTeX's characters and of ours that a font of LaTeX has not.
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -37,6 +40,7 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
     "\N{MINUS SIGN}": "$-$",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
@@ -46,6 +50,14 @@ LATEX = {
     "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
     "\N{DEGREE SIGN}": r"\textdegree{}",
 }
+# In what is typed, a quotation mark is not set as a comma.
+LATEX_TYPED = {"'": r"\textquotesingle{}"}
+# What pdflatex can set besides: Latin-1, and the other letters of its encoding T1.
+LATEX_LETTERS = {chr(code) for code in range(0xA1, 0x100) if code != 0xAD} | set(
+    "ĂăĄąĆćČčĎďĐđĘęĚěĞğİıĹĺĽľŁłŃńŇňŊŋŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
+)
+# Between two that LaTeX would join to a dash or another quotation mark.
+LATEX_LIGATURES = re.compile("(?<=-)(?=-)|(?<=')(?=')|(?<=,)(?=,)")
 MARKDOWN = {
     **{character: f"\\{character}" for character in r"\`*_[]#|~$!"},
     "&": "&amp;",
@@ -106,11 +118,21 @@ def _markdown_text(text: str) -> str:
 
 
 def latex(report: Report) -> str:
-    """A document for pdflatex with booktabs; pictures are files beside it, as in Markdown."""
+    """A document for pdflatex, lualatex or xelatex; pictures are files beside it, as in Markdown.
+
+    Of a character that pdflatex cannot set it shows the code point.
+    """
     lines = [
         r"\documentclass{article}",
+        r"\usepackage{iftex}",
+        r"\ifPDFTeX",
         r"\usepackage[T1]{fontenc}",
         r"\usepackage[utf8]{inputenc}",
+        r"\newcommand{\other}[1]{U+#1}",
+        r"\else",
+        r"\usepackage{fontspec}",
+        r'\newcommand{\other}[1]{\symbol{"#1}}',
+        r"\fi",
         r"\usepackage[margin=2cm]{geometry}",
         r"\usepackage{booktabs,float,graphicx,textcomp}",
         rf"\title{{{_latex_text(report.question)}}}",
@@ -132,7 +154,7 @@ def _latex_block(block: Block) -> list[str]:
         return [rf"\textbf{{Warning:}} {text}" if block.warning else text]
     if isinstance(block, Listing):
         # Not verbatim, which breaks no line.
-        lines = [rf"\texttt{{{_latex_text(line)}}}\\" for line in block.lines]
+        lines = [rf"\texttt{{{_latex_text(line, LATEX_TYPED)}}}\\" for line in block.lines]
         return [r"{\raggedright\small", *lines, "}"]
     if isinstance(block, Figure):
         return [
@@ -146,25 +168,34 @@ def _latex_block(block: Block) -> list[str]:
 
 
 def _latex_table(table: Table) -> list[str]:
+    """The table; a long one in parts, each with the heads, because one that LaTeX breaks itself
+    cannot be made smaller."""
     form = "".join("r" if column.numeric else "l" for column in table.columns)
     heads = " & ".join(_latex_text(_heading(column)) for column in table.columns)
     rows = [" & ".join(_latex_entry(entry) for entry in row) + r" \\" for row in table.rows]
-    caption = " ".join((f"{table.title}.", *table.notes))
-    return [
-        r"\begin{table}[H]",
-        r"\centering",
-        rf"\caption{{{_latex_text(caption)}}}",
-        # A table that is wider than the page is made smaller, others are left as they are.
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{form}}}",
-        r"\toprule",
-        rf"{heads} \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table}",
-    ]
+    lines = []
+    for first in range(0, max(1, len(rows)), LATEX_ROWS):
+        said = (
+            f"{table.title}, continued." if first else " ".join((f"{table.title}.", *table.notes))
+        )
+        lines += [
+            r"\begin{table}[H]",
+            r"\centering",
+            # One number for all parts.
+            *([r"\addtocounter{table}{-1}"] if first else []),
+            rf"\caption{{{_latex_text(said)}}}",
+            # A table that is wider than the page is made smaller, others are left as they are.
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{form}}}",
+            r"\toprule",
+            rf"{heads} \\",
+            r"\midrule",
+            *rows[first : first + LATEX_ROWS],
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    return lines
 
 
 def _latex_entry(entry: Entry) -> str:
@@ -174,8 +205,23 @@ def _latex_entry(entry: Entry) -> str:
     return rf"\textbf{{{text}}}" if entry.tone == STRONG else text
 
 
-def _latex_text(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in _line(text))
+def _latex_text(text: str, typed: dict[str, str] | None = None) -> str:
+    """Text in which nothing means anything to LaTeX.
+
+    Args:
+        text: any.
+        typed: character -> LaTeX, where it is other than in prose.
+    """
+    parts = LATEX_LIGATURES.split(unicodedata.normalize("NFC", _line(text)))
+    known = LATEX | (typed or {})
+    return "{}".join("".join(_latex_character(c, known) for c in part) for part in parts)
+
+
+def _latex_character(character: str, known: dict[str, str]) -> str:
+    if character in known:
+        return known[character]
+    plain = character.isascii() and character.isprintable()
+    return character if plain or character in LATEX_LETTERS else rf"\other{{{ord(character):04X}}}"
 
 
 def _heading(column: Column) -> str:

@@ -31,6 +31,7 @@ VERSIONS = (
     ("Optuna", "optuna"),
     ("MLflow", "mlflow"),
     ("NumPy", "numpy"),
+    ("SciPy", "scipy"),
 )
 FLAGS = (
     "select_on",
@@ -40,6 +41,9 @@ FLAGS = (
     "textures",
     "teacher",
     "sampler_seed",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "max_concurrent",
 )
 # Of a search space: what a study has from it and no flag gives.
 ASKED = ("search", "nuisance", "cells", "fixed", "reference")
@@ -79,13 +83,15 @@ def _command_blocks(config: StudyConfig) -> list[Block]:
                 f"{len(config.seeds)}."
             )
         ]
-    blocks: list[Block] = [
-        Text(
-            "The same command on the same data gives the same numbers, on a CPU with the same "
-            "number of threads bit for bit:"
-        ),
-        Listing((command(config),)),
-    ]
+    exact = "the same numbers, on a CPU with the same number of threads bit for bit"
+    said = f"The same command on the same data gives {exact}:"
+    if not config.cells:
+        said = (
+            "The same command on the same data asks the same question. Which configurations are "
+            "drawn, and which are stopped early, also depends on the order in which trials end and "
+            f"on where the study was broken off; each fit gives {exact}:"
+        )
+    blocks: list[Block] = [Text(said), Listing((command(config),))]
     if note := _space_note(config):
         blocks.append(Text(note))
     return blocks

@@ -45,7 +45,7 @@ def search_answer(results: StudyResults) -> list[Text]:
             f"{best.trials[0].number} with {percent(best.value)} %: {best.name}."
         )
     ]
-    if len(order) > 1:
+    if len(order) > 1 and not results.config.confirm:  # Else the caveats say where its figures are.
         texts.append(
             Text(
                 "The best of many is lucky: its select value is too high, and its rank may be "

@@ -87,8 +87,8 @@ class CellResult:
     """A grid's cell: what its question compares.
 
     Attributes:
-        name: the cell's; all names, where several cells are one configuration.
-        names: each of them.
+        name: the cell's; where several are one configuration the reference's, or the first one's.
+        names: of all of them, in the order written.
         chosen: the configuration that stands for it.
         draws: all its configurations; more than one where nuisance knobs are tuned within it.
         tried: those of them that it was chosen from.
@@ -271,24 +271,23 @@ def _cells(space: Space, reader: _Reader) -> tuple[CellResult, ...]:
     groups: dict[tuple[str, ...], dict[str, TrainConfig]] = {}
     for config in space.cell_configurations().values():
         groups.setdefault(tuple(space.cell_of(config)), {})[config.digest()] = config
+    titles = [space.reference if space.reference in names else names[0] for names in groups]
     draws = [
         tuple(
-            reader.configuration(_draw_name(names, i), config)
+            reader.configuration(title + (f"{NUMBERED}{i + 1}" if i else ""), config)
             for i, config in enumerate(configs.values())
         )
-        for names, configs in groups.items()
+        for title, configs in zip(titles, groups.values(), strict=True)
     ]
     return tuple(
         CellResult(
-            name=", ".join(names),
+            name=title,
             names=names,
             chosen=best_draw(tried, reader.study.objective),
             draws=of_cell,
             tried=tried,
         )
-        for names, of_cell, tried in zip(groups, draws, equally_tuned(draws), strict=True)
+        for title, names, of_cell, tried in zip(
+            titles, groups, draws, equally_tuned(draws), strict=True
+        )
     )
-
-
-def _draw_name(names: tuple[str, ...], i: int) -> str:
-    return ", ".join(names) + (f"{NUMBERED}{i + 1}" if i else "")

@@ -74,11 +74,6 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def last_seen(record: FitRecord) -> float:
-    """When a fit ended, or when a killed one last gave a sign of life."""
-    return record.ended or (record.history[-1]["time"] if record.history else record.began)
-
-
 def metrics_at(figures: dict[str, float], when: float, step: int) -> list[Metric]:
     """One point of each figure.
 

@@ -12,9 +12,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from optuna.distributions import json_to_distribution
 
 from study.config import StudyConfig
-from study.ledger import FAILED, FINISHED, STOPPED, FitRecord
+from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, last_seen
 from study.outcomes import Outcome
-from study.run_content import STATUSES, RunContent, encoder, last_seen, metrics_at, since, texts
+from study.run_content import STATUSES, RunContent, encoder, metrics_at, since, texts
 from study.trials import BOOKKEEPING, TrialRecord
 from study.wording import caveats, cell_names, settings, splits_explained, varying_knobs
 

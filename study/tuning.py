@@ -22,6 +22,7 @@ from study.context import StudyContext
 from study.early_stopping import make_scheduler
 from study.fits import Fit
 from study.inputs import cases_of
+from study.kept_plan import keep_plan
 from study.leases import Lease, current_holder
 from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
 from study.left_out import LeftOut
@@ -98,6 +99,7 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
     if room is None:
         return False
     slots, gpus = room.slots, room.gpus
+    keep_plan(sitting, (slots, gpus), cluster=room.demands is not None)
     context = make_context(sitting, room)
     search = make_search(sitting, slots, leaving_out(sitting.config, room, console))
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from study.arguments import parse
+from study.budget import Budget
 from study.console import budget_line, failures, next_steps, summary
 from study.ledger import FitRecord, Ledger
 from study.storage import Storage
@@ -163,20 +164,11 @@ def test_the_commands_at_the_end_parse(config, monkeypatch):
 
 
 def test_the_budget_that_was_not_spent_is_said_with_what_saved_it():
-    def spent(number, state, budget, spent):
-        return dataclasses.replace(trial(number, state, 0.5), budget=budget, spent=spent)
-
-    trials = [
-        spent(0, "finished", 4000, 4000),
-        spent(1, "finished", 4000, 2000),
-        spent(2, "stopped", 4000, 1000),
-        spent(3, "failed", 4000, 3000),
-        spent(4, "begun", 4000, 500),
-        spent(5, "retired", 4000, 4000),
-    ]
-    assert budget_line(trials) == (
+    budget = Budget(whole=16000, spent=10000, reused=2000, stopped=3000, failed=1000)
+    assert budget_line(budget) == (
         "Budget: 10,000 of 16,000 iterations spent (62%); early stopping saved 3,000 (19%); "
         "fits of other studies saved 2,000 (12%); failures saved 1,000 (6%)"
     )
-    assert budget_line(trials[:1]) == "Budget: 4,000 of 4,000 iterations spent (100%)"
-    assert budget_line(trials[4:]) == ""
+    whole = Budget(whole=4000, spent=4000)
+    assert budget_line(whole) == "Budget: 4,000 of 4,000 iterations spent (100%)"
+    assert budget_line(Budget()) == ""

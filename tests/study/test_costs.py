@@ -19,11 +19,11 @@ from study.fit_costs import (
     seconds_scaled,
     work_of,
 )
-from study.inputs import Inputs
+from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
 from study.plan import make_plan
 from study.storage import Storage
-from study.trials import StudyFolder
+from study.trials import StudyFolder, new_trial
 
 INPUTS = Inputs(
     data={"wood@64": "w", "dial@64": "d"}, textures={}, weights={"random": "r"}, method_version=1
@@ -113,6 +113,27 @@ def test_a_search_costs_what_random_draws_cost(tmp_path):
     assert 8 * 100 < result.seconds < 8 * 150
     assert result.wall_seconds == pytest.approx(result.seconds / 2)
     assert result.gpu_hours == pytest.approx(result.seconds / 7200)
+
+
+def test_an_enlarged_searchs_plan_counts_what_it_did_before(tmp_path):
+    study = Study(tmp_path, "--num-trials", "2", "--seeds", "0,1")
+    folder, ledger = study.folder, study.ledger
+    for number, done in enumerate((2, 1)):
+        config = TrainConfig.from_dict({**study.space.fixed, "head_channels": 8 + 8 * number})
+        cases = cases_of(study.config, INPUTS, config)
+        trial = new_trial(number, {}, config, cases)
+        state = "finished" if done == 2 else "stopped"
+        folder.write_trial(dataclasses.replace(trial, state=state, value=0.5))
+        for case in cases[:done]:
+            one = dataclasses.replace(trial, cases=(case,))
+            study.fit(one, 30.0, writing_seconds=2.0, environment={"threads": 1, "gpu": "a GPU"})
+    plan = dataclasses.replace(study.plan(), trials=folder.trials(), wanted=5)
+    found = (study.config, study.space, INPUTS, plan, ledger)
+    result = estimate(*found, lambda config, category: 10.0, "made up", (2, 1.0))
+    # What was stopped early is neither finished nor left.
+    assert (result.fits, result.finished, result.left) == (10, 3, 6)
+    assert (result.seconds, result.spent_seconds, result.spent_gpu_seconds) == (60, 96, 96)
+    assert result.configurations == 5
 
 
 SMALL = TrainConfig(

@@ -16,22 +16,25 @@ from study.run import main
 
 HOUR = 3600.0
 ESTIMATE = Estimate(
-    fits=36, finished=4, begun=1, seconds=50 * HOUR, wall_seconds=25 * HOUR, slots=2, gpus=0.5,
-    source="made up",
+    fits=36, finished=4, begun=1, left=30, configurations=12, seconds=50 * HOUR,
+    wall_seconds=25 * HOUR, slots=2, gpus=0.5, source="made up",
 )  # fmt: skip
 
 
 def test_an_estimate_is_said_in_lines():
-    assert describe(ESTIMATE.with_encoders(2, 1800.0), 4.2e9, 2.0) == [
-        "ledger: 4 of 36 fits finished, 1 begun, 32 left",
+    making = dataclasses.replace(ESTIMATE, encoders=2, encoder_seconds=1800.0)
+    assert describe(making, 4.2e9, 2.0) == [
+        "ledger: 4 of 36 fits finished, 1 begun, 30 left",
         "encoders: 2 to make; 30 min at most, counted in",
         "time: about 25 h 15 min, 2 trials at once; 2 d 2 h added up (made up)",
         "GPU-hours: about 25.2",
         "money: about 50.50, at 2 per GPU-hour",
         "disk: about 4.2 GB",
     ]
-    unknown = dataclasses.replace(ESTIMATE, gpus=0.0, seconds=90.0, wall_seconds=45.0)
-    assert describe(unknown.with_encoders(1, None), 0.0, 2.0)[1:] == [
+    unknown = dataclasses.replace(
+        ESTIMATE, gpus=0.0, seconds=90.0, wall_seconds=45.0, encoders=1, encoder_seconds=None
+    )
+    assert describe(unknown, 0.0, 2.0)[1:] == [
         "encoders: 1 to make; not counted in, because the storage has none like them",
         "time: about 45 s, 2 trials at once; 90 s added up (made up)",
         "money: none, without a GPU, at 2 per GPU-hour",

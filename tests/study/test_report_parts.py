@@ -12,6 +12,7 @@ from study.grids import factorial
 from study.paper_numbers import ablation_row
 from study.report import make_report, write_report
 from study.report_comparison import compared
+from study.report_paper import paper_blocks
 from study.report_pictures import _pair
 from study.report_tables import Figure, Report, Section, Text
 from study.results import read_results
@@ -136,6 +137,43 @@ def test_a_picture_that_a_report_has_no_more_is_removed_and_no_other_file(tmp_pa
     assert {p.name for p in pictures.iterdir()} == {"first.png", "second.png", "mine.png"}
     write_report(report("First"), tmp_path, ["markdown", "latex"])
     assert {p.name for p in pictures.iterdir()} == {"first.png", "mine.png"}
+
+
+def test_a_reference_has_its_own_name_and_the_cells_that_are_the_same_are_named_once(tmp_path):
+    cells = {"two layers": {"ffc_layers": 2}, "all": {}, "no HSAS": {"hsas": "none"}}
+    study = grid(tmp_path, cells, REFERENCE="all")
+    finish_grid(study, lambda cell, *of: {"image_auroc": 0.9, "pixel_ap": 0.5 + len(cell) / 100})
+    assert [c.name for c in results_of(tmp_path).cells] == ["all", "no HSAS"]
+    report = report_of(tmp_path)
+    assert titled(report, "Differences in pixel AP to all, on these categories")
+    assert texts(report).count("“all” is one configuration with “two layers”.") == 1
+
+
+def test_a_category_that_is_not_finished_has_a_dash_beside_the_papers_value(tmp_path):
+    study = grid(tmp_path, {"FFC-AD": {}}, "--categories", "wood", TABLES=("2",))
+    finish_grid(study, lambda *of: {"image_auroc": 0.9, "pixel_ap": 0.5})
+    results = results_of(tmp_path)
+    config = dataclasses.replace(results.config, data="mvtec", categories=("wood", "tile"))
+    tables = paper_blocks(dataclasses.replace(results, config=config))
+    table = next(t for t in tables if t.title.startswith("Table 2 "))
+    rows = {row[0].text: [e.text for e in row[1:]] for row in table.rows}
+    dash = "\N{EN DASH}"
+    assert list(rows) == ["tile", "wood", "average of these 1"]
+    assert (rows["tile"][0], rows["tile"][2]) == (dash, dash)
+    assert rows["tile"][1] not in (dash, rows["wood"][1])
+    assert rows["wood"][0] == "90.0"
+
+
+@pytest.mark.parametrize("confirm", [0, 3])
+def test_a_search_is_advised_to_be_confirmed_unless_it_is(confirm, tmp_path):
+    space = tmp_path / "question.py"
+    drawn = [{"hsas_probability": number / 10} for number in range(2)]
+    search = {"hsas_probability": FloatDistribution(0.0, 1.0)}
+    write_space(space, "Which?", SEARCH=search, FIXED=FIXED)
+    finish_search(begin(tmp_path, space, "--confirm", str(confirm)), drawn, lambda *of: 0.5)
+    said = texts(report_of(tmp_path))
+    assert ("`--confirm K`" in said) == (not confirm)
+    assert ("report the figures of study made-confirm" in said) == bool(confirm)
 
 
 FACTORS = {"hsas": ["none", "2d"], "ffc_layers": [1, 2, 3]}

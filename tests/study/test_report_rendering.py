@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from study.report_rendering import html, latex, markdown
+from study.report_rendering import LATEX_ROWS, html, latex, markdown
 from study.report_tables import (
     MINUS,
     STRONG,
@@ -132,6 +132,45 @@ def test_latex_balances_its_braces_and_escapes_what_is_special():
         assert text.count(f"\\{rule}") == 1
     # Behind a row's end a bracket would be its length.
     assert "\n{[low} &" in text
+
+
+def document(*blocks):
+    return latex(Report(study="s", question="q", state="", sections=(Section("t", blocks),)))
+
+
+def test_latex_has_long_tables_in_parts_with_the_heads_of_the_first():
+    table = Table(
+        title="Long",
+        columns=(Column("Cell", numeric=False), Column("Loc.", "%")),
+        rows=tuple((Entry(f"row{i}."), Entry("1")) for i in range(2 * LATEX_ROWS + 1)),
+        notes=("How to read it.",),
+    )
+    text = document(table)
+    assert text.count(r"\begin{table}[H]") == 3
+    assert text.count(r"Cell & Loc. (\%) \\") == 3
+    assert text.count("How to read it.") == 1
+    assert text.count(r"\caption{Long, continued.}") == 2
+    # All parts have the number of the first, and every row is there, in order.
+    assert text.count(r"\addtocounter{table}{-1}") == 2
+    shown = re.findall(r"row(\d+)\.", text)
+    assert shown == [str(i) for i in range(2 * LATEX_ROWS + 1)]
+    empty = Table(title="None", columns=(Column("Cell"),), rows=())
+    assert document(empty).count(r"\begin{table}[H]") == 1
+
+
+def test_latex_sets_a_command_as_it_is_typed():
+    text = document(Text("A -- dash, and one's ''quotes'',,"), Listing(("run --set 'a b=`1`'",)))
+    assert "A -{}- dash, and one's '{}'quotes'{}',{}," in text
+    quoted = r"\textquotesingle{}a b=\textasciigrave{}1\textasciigrave{}\textquotesingle{}"
+    assert rf"\texttt{{run -{{}}-set {quoted}}}" in text
+
+
+def test_latex_shows_letters_of_any_script():
+    # The last one is an o with an umlaut in two characters.
+    text = document(Text("é ß Ł 木材 → ½ o\N{COMBINING DIAERESIS}"))
+    assert r"é ß Ł \other{6728}\other{6750} \other{2192} ½ ö" in text
+    assert r"\newcommand{\other}[1]{U+#1}" in text
+    assert r'\newcommand{\other}[1]{\symbol{"#1}}' in text
 
 
 def test_all_renderings_show_the_same_numbers():

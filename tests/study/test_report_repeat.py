@@ -8,7 +8,8 @@ from made_studies import FIXED, begin, write_space
 from optuna.distributions import FloatDistribution
 
 from study.arguments import parse
-from study.report_repeat import command, repeat_blocks
+from study.machine import code_environment, worker_environment
+from study.report_repeat import VERSIONS, command, repeat_blocks
 from study.report_tables import Listing, Text
 from study.results import read_results
 from study.storage import Storage
@@ -51,6 +52,35 @@ def test_the_command_has_what_a_confirmed_search_was_asked(tmp_path, monkeypatch
     repeated = again(config, tmp_path, monkeypatch)
     assert asked(repeated) == asked(config)
     assert (repeated.confirm, repeated.num_trials) == (3, 9)
+
+
+def test_the_command_has_what_runs_at_once(tmp_path, monkeypatch):
+    space = tmp_path / "question.py"
+    write_space(space, "What helps?", CELLS=CELLS, FIXED=FIXED)
+    flags = ["--cpus-per-trial", "2", "--gpus-per-trial", "0.5", "--max-concurrent", "3"]
+    config = begin(tmp_path, space, *flags)[0]
+    repeated = again(config, tmp_path, monkeypatch)
+    assert repeated.cpus_per_trial == 2
+    assert (repeated.gpus_per_trial, repeated.max_concurrent) == (0.5, 3)
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_the_same_numbers_are_promised_of_a_grid_and_of_a_searchs_fits(searched, tmp_path):
+    space = tmp_path / "question.py"
+    search = {"SEARCH": {"hsas_probability": FloatDistribution(0.1, 0.2)}}
+    write_space(space, "Which?", FIXED=FIXED, **(search if searched else {"CELLS": CELLS}))
+    begin(tmp_path, space)
+    text = repeat_blocks(read_results(Storage(tmp_path / "runs"), "made"))[0].text
+    exact = "gives the same numbers, on a CPU with the same number of threads bit for bit:"
+    assert text.endswith(exact)
+    assert ("each fit " + exact in text) == searched
+    assert ("depends on the order in which trials end" in text) == searched
+
+
+def test_the_versions_that_a_fit_notes_are_in_the_report(tmp_path):
+    noted = code_environment() | worker_environment()
+    assert [key for _, key in VERSIONS if not noted.get(key)] == []
+    assert "scipy" in noted
 
 
 def test_a_built_in_space_that_changed_is_noted_and_one_with_pinned_knobs_is_not(tmp_path):
