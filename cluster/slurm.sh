@@ -4,7 +4,7 @@
 # What stands behind the script's name are the flags of study/run.py. The same line again goes on
 # where the job was ended; a job that its time limit ends is queued again by itself.
 #
-# Once: `make setup` in the repository, `.venv/bin/ray get-auth-token --generate`, and
+# Once: `make setup` in the repository, `(umask 077; .venv/bin/ray get-auth-token --generate)`, and
 # ~/.ffcad/environment as for the other ways, with FFCAD_STORAGE on the shared file system. With
 # FFCAD_DATA the data sets below it are copied to each machine's FFCAD_LOCAL/data (default
 # /tmp/ffcad-$USER/data) first, and --data-root is below that.
