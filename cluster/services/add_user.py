@@ -5,8 +5,8 @@
     umask 077; cluster/services/add_user.py study >> ~/.ffcad/environment
 
 With compose: `docker compose exec -T mlflow /add_user.py study`. Prints the two lines that the
-machines of studies need; the password is made here and kept nowhere else. A user sees what it has
-made, and of others' what it is given; the admin sees everything.
+machines of studies need; the password is made here and kept nowhere else. A user reads everything
+and changes what it has made itself; the admin changes everything.
 """
 
 import argparse

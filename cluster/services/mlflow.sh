@@ -17,12 +17,14 @@ umask 077
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?is a long random text, always the same}"
 # In a file of its own, because MLflow takes the address of its users' database from nowhere else;
 # doubled, because % means something there. Gone with the server, which reads it again and again.
+# Users may read all that there is: to one who may not, what is missing reads like what is forbidden,
+# and neither a promotion nor a study of a name that somebody else has would know what to do.
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)
 export MLFLOW_AUTH_CONFIG_PATH
 trap 'rm -f "$MLFLOW_AUTH_CONFIG_PATH"' EXIT
 cat > "$MLFLOW_AUTH_CONFIG_PATH" <<C
 [mlflow]
-default_permission = NO_PERMISSIONS
+default_permission = READ
 database_uri = ${MLFLOW_AUTH_DATABASE_URI//%/%%}
 admin_username = ${MLFLOW_AUTH_ADMIN_USERNAME:-admin}
 C

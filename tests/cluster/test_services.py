@@ -167,12 +167,35 @@ def test_a_studys_user_may_write_and_promote_and_is_no_admin(server, user, monke
     client.log_text(run, "text", "note.txt")
     assert [found.info.run_id for found in client.search_runs([experiment])] == [run]
     assert [entry.path for entry in client.list_artifacts(run)] == ["note.txt"]
+    # What a promotion asks first must not read like a refusal.
+    assert client.search_model_versions("name = 'model'") == []
+    with pytest.raises(MlflowException) as missing:
+        client.get_registered_model("model")
+    assert missing.value.error_code == "RESOURCE_DOES_NOT_EXIST"
     client.create_registered_model("model")
     version = client.create_model_version("model", "runs:/x", run_id=run).version
     client.set_registered_model_alias("model", "champion", version)
     assert client.get_model_version_by_alias("model", "champion").version == version
     with pytest.raises(MlflowException, match="ermission"):
         AuthServiceClient(server.uri).create_user("another", "a-long-password")
+
+
+def test_what_one_user_has_made_others_read_and_do_not_change(server, user, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    experiment = MlflowClient(server.uri).create_experiment("theirs", tags={"study_id": "1"})
+    variables, code, said = add_user(server, "reader")
+    assert code == 0, said
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    client = MlflowClient(server.uri)
+    # By which a study of the same name knows that it needs another one.
+    assert client.get_experiment_by_name("theirs").tags["study_id"] == "1"
+    with pytest.raises(MlflowException, match="ermission"):
+        client.create_run(experiment)
 
 
 def test_a_user_that_is_there_gets_another_password_when_asked(server):
