@@ -237,7 +237,9 @@ def attempt(door):
 
 def stranger(cluster, secret, command):
     path = f"PATH=~/{hosts.ENVIRONMENT}/bin:$PATH"
-    return cluster.type("services", f"export {path} {secret}; timeout 60 {command}", None)
+    return cluster.type(
+        "services", f"export {path} {secret}; timeout {SECONDS / 2:.0f} {command}", None
+    )
 
 
 def test_a_node_without_the_token_does_not_join(cluster):
