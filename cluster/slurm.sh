@@ -4,7 +4,7 @@
 # What stands behind the script's name are the flags of study/run.py. The same line again goes on
 # where the job was ended; a job that its time limit ends is queued again by itself.
 #
-# Once: `make setup` in the repository, `.venv/bin/ray get-auth-token --generate`, and
+# Once: `make setup` in the repository, `(umask 077; .venv/bin/ray get-auth-token --generate)`, and
 # ~/.ffcad/environment as for the other ways, with FFCAD_STORAGE on the shared file system. With
 # FFCAD_DATA the data sets below it are copied to each machine's FFCAD_LOCAL/data (default
 # /tmp/ffcad-$USER/data) first, and --data-root is below that.
@@ -28,11 +28,15 @@ export PATH=$PWD/.venv/bin:$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_health_check_initial_delay_ms=2000 RAY_health_check_period_ms=1000
 export RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=5
 
-# The port by the job's number: two jobs may share a machine.
+# Ports of the head by the job's number, because two jobs may share a machine: below those that Linux
+# gives to connections, and above those that Ray would take for workers. Its other ports are any
+# free ones.
+port=$((20000 + SLURM_JOB_ID % 4000 * 3))
+any_ports="--min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0"
 mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${machines[0]}
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d ' ' -f 1)
-export RAY_ADDRESS=$address:$((20000 + SLURM_JOB_ID % 10000))
+export RAY_ADDRESS=$address:$port
 # Each machine's own disk, for decoded images and, with FFCAD_DATA, the data sets.
 export FFCAD_LOCAL=${FFCAD_LOCAL:-/tmp/ffcad-$USER}
 export FFCAD_CACHE=$FFCAD_LOCAL/decoded
@@ -46,13 +50,14 @@ start='test -z "${FFCAD_DATA:-}" || python -m study.staging "$FFCAD_DATA" "$FFCA
 
 # shellcheck disable=SC2086
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" bash -c "$start" bash --head \
-    --port="${RAY_ADDRESS#*:}" --node-ip-address="$address" --include-dashboard=false \
-    --temp-dir="/tmp/ffcad-ray-$SLURM_JOB_ID" $resources &
+    --port=$port --ray-client-server-port=$((port + 1)) --dashboard-port=$((port + 2)) \
+    --node-ip-address="$address" --include-dashboard=false \
+    --temp-dir="/tmp/ffcad-ray-$SLURM_JOB_ID" $any_ports $resources &
 others=$((${#machines[@]} - 1))
 if [ $others -gt 0 ]; then
     # shellcheck disable=SC2086
     srun --overlap --nodes=$others --ntasks=$others --exclude="$head" bash -c "$start" bash \
-        --address="$RAY_ADDRESS" $resources &
+        --address="$RAY_ADDRESS" $any_ports $resources &
 fi
 # Who comes later than these 10 minutes is not counted among the trials at once.
 python - "${#machines[@]}" <<'WAIT'

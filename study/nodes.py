@@ -6,14 +6,12 @@ first process that is to do a fit on it; it is then left out, and the trial goes
 """
 
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 import torch
@@ -26,18 +24,16 @@ from study.context import StudyContext
 from study.failures import WrongNode, in_one_line, last_line
 from study.ledger import LedgerError
 from study.machine import code_state
+from study.mlflow_reach import mlflow_fault
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder
 
-# How long a node may take to answer, most of which is a new process that imports torch; and for a
-# connection to MLflow.
-ANSWER_SECONDS, CONNECT_SECONDS = 60.0, 5.0
+# How long a node may take to answer, most of which is a new process that imports torch.
+ANSWER_SECONDS = 60.0
 # Between two looks at whether somebody asked for an end meanwhile.
 LOOK_SECONDS = 1.0
 # A node that has this resource claims GPUs for a trial run of the cluster, and has none.
 FAKE_GPUS = "fake_gpus"
-# Of a URI that names none.
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 # What a node says: 'faults', a line each, and 'gpus', [kind, memory in 10**6 bytes] of each.
 Answer = dict[str, Any]
@@ -200,22 +196,6 @@ def ask_nodes(
             "same command:\n" + "\n".join(f"  {line}" for line in lines)
         )
     return answers
-
-
-def mlflow_fault(uri: str) -> str | None:
-    """Why MLflow's server, or that of its database, cannot be reached from here; None if it can, or
-    there is none."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if parts.hostname is None or scheme not in PORTS:
-        return None
-    try:
-        address = parts.hostname, parts.port or PORTS[scheme]
-        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-    except OSError as e:
-        # Without user and password, which may be in the URI.
-        return f"MLflow at {parts.hostname}:{address[1]} cannot be reached: {e.strerror or e}"
-    return None
 
 
 def _faults(demands: dict[str, Any]) -> Iterator[str]:

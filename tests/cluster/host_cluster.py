@@ -19,9 +19,20 @@ STORAGE = f"{hosts.SHARED}/ffcad"
 SERVER = f"{hosts.address('services')}:5000"
 TRACKING = f"http://{SERVER}"
 TOKEN = "0123456789abcdef" * 4
-USER, PASSWORD = "admin", "correct-horse-battery"
+# Of MLflow's admin, who no machine of a study is.
+ADMIN, PASSWORD = "admin", "correct-horse-battery"
 # MLflow's extra for passwords; without it the server is tried without one.
 HAS_PASSWORDS = importlib.util.find_spec("flask_wtf") is not None
+# What the shells of MLflow's host have.
+DATABASE = "postgresql+psycopg2://mlflow@127.0.0.1"
+SERVICES = (
+    f"export PATH=~/{hosts.ENVIRONMENT}/bin:$PATH MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
+    f"MLFLOW_BACKEND_STORE_URI={DATABASE}/mlflow MLFLOW_WORKERS=1 "
+    f"MLFLOW_AUTH_DATABASE_URI={DATABASE}/mlflow_auth MLFLOW_LISTEN=0.0.0.0 "
+    f"MLFLOW_ARTIFACTS_DESTINATION={hosts.SHARED}/mlartifacts "
+    f"MLFLOW_SERVER_ALLOWED_HOSTS={SERVER} MLFLOW_AUTH_ADMIN_PASSWORD={PASSWORD} "
+    "MLFLOW_FLASK_SERVER_SECRET_KEY=1f0e"
+)
 SECONDS = 300.0
 
 
@@ -64,13 +75,13 @@ class Cluster:
         hosts.up(self.folder)
         self._start_postgres()
         server = self.start_mlflow()
-        self._lay_out_laptop(self.folder / "laptop" / "root")
+        wait_for("answer of MLflow", lambda: "200 OK" in self.mlflow_says("health"), server)
+        self._lay_out_laptop(self.folder / "laptop" / "root", self._make_user())
         began = time.monotonic()
         self.user("ray up --yes cluster/local.yaml")
         head = time.monotonic() - began
         wait_for("workers", lambda: len(self.nodes()) == 3)
         print(f"ray up: {head:.0f} s, all workers {time.monotonic() - began:.0f} s")
-        wait_for("answer of MLflow", lambda: "200 OK" in self.mlflow_says("health"), server)
 
     def start(self, host, command):
         """Begins a command; its output is one stream."""
@@ -114,26 +125,41 @@ class Cluster:
         [line] = [line for line in output.splitlines() if line.startswith("nodes ")]
         return line.split()[1:]
 
+    def noticed(self, host):
+        """When Ray last noticed that a host was lost, epoch in seconds; None where it has not."""
+        program = "from ray.util.state import list_nodes; print('noticed', *(node.end_time_ms "
+        program += "for node in list_nodes(detail=True) if node.state == 'DEAD' "
+        program += f"and node.node_ip == '{hosts.address(host)}'))"
+        output = self.type("head", f'python -c "{program}"', None)
+        found = [line.split()[1:] for line in output.splitlines() if line.startswith("noticed ")]
+        return max((float(time) / 1000 for times in found for time in times), default=None)
+
+    def settings(self, program):
+        """The environment of a program of Ray's that runs on the head."""
+        command = f"tr '\\0' '\\n' < /proc/$(pgrep -o -x {program})/environ"
+        lines = self.type("head", command).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
     def mlflow_says(self, path, *options):
         """An answer of the MLflow server, with its status."""
         return self.type("laptop", " ".join(["curl -s -i", *options, f"'{TRACKING}/{path}'"]), None)
 
     def start_mlflow(self):
         """Begins MLflow's server as `cluster/services` has it, before PostgreSQL."""
-        shutil.copy(ROOT / "cluster/services/mlflow.sh", self.folder / "services" / "root")
-        database = "postgresql+psycopg2://mlflow@127.0.0.1"
+        for name in ("mlflow.sh", "add_user.py"):
+            shutil.copy(ROOT / "cluster/services" / name, self.folder / "services" / "root")
         command = "./mlflow.sh"
         if not HAS_PASSWORDS:
             command = "mlflow server --host 0.0.0.0 --workers 1"
-        return self.start(
-            "services",
-            f"export PATH=~/{hosts.ENVIRONMENT}/bin:$PATH MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-            f"MLFLOW_BACKEND_STORE_URI={database}/mlflow MLFLOW_WORKERS=1 "
-            f"MLFLOW_AUTH_DATABASE_URI={database}/mlflow_auth MLFLOW_LISTEN=0.0.0.0 "
-            f"MLFLOW_ARTIFACTS_DESTINATION={hosts.SHARED}/mlartifacts "
-            f"MLFLOW_SERVER_ALLOWED_HOSTS={SERVER} MLFLOW_AUTH_ADMIN_PASSWORD={PASSWORD} "
-            f"MLFLOW_FLASK_SERVER_SECRET_KEY=1f0e; exec {command} >> /tmp/mlflow.log 2>&1",
-        )
+        return self.start("services", f"{SERVICES}; exec {command} >> /tmp/mlflow.log 2>&1")
+
+    def _make_user(self):
+        """The lines of a study's environment that let it write to MLflow's server."""
+        if not HAS_PASSWORDS:
+            return ""
+        command = f"python -W ignore ./add_user.py study --server {TRACKING}"
+        output = self.type("services", f"{SERVICES}; {command}")
+        return "".join(f"{line}\n" for line in output.splitlines() if line.startswith("export "))
 
     def _start_postgres(self):
         """A database server that only its own machine reaches."""
@@ -149,8 +175,13 @@ class Cluster:
             "psql -q -h 127.0.0.1 -U mlflow -v ON_ERROR_STOP=1 mlflow < ~/databases.sql",
         )
 
-    def _lay_out_laptop(self, home):
-        """What a user has: a clone, an environment, and a cluster file with the own machines."""
+    def _lay_out_laptop(self, home, login):
+        """What a user has: a clone, an environment, and a cluster file with the own machines.
+
+        Args:
+            home: of the user.
+            login: the environment's lines for MLflow.
+        """
         repository = home / "ffcad-study"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(repository)], check=True)
         (home / ".bashrc").write_text(
@@ -159,8 +190,7 @@ class Cluster:
         )
         (home / ".ffcad").mkdir()
         (home / ".ffcad" / "environment").write_text(
-            f"export FFCAD_STORAGE={STORAGE} MLFLOW_TRACKING_URI={TRACKING}\n"
-            f"export MLFLOW_TRACKING_USERNAME={USER} MLFLOW_TRACKING_PASSWORD={PASSWORD}\n"
+            f"export FFCAD_STORAGE={STORAGE} MLFLOW_TRACKING_URI={TRACKING}\n{login}"
         )
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text(TOKEN)

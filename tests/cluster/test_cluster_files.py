@@ -42,6 +42,10 @@ KUBERAY = {
         "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
     },
 }  # fmt: skip
+# Of Kubernetes' own core/v1.
+POD_SECURITY_CONTEXT = {
+    "runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy",
+}  # fmt: skip
 SUBMISSION_MODES = {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"}
 
 
@@ -58,7 +62,7 @@ def gcp_file():
     text = (CLUSTER / "gpu.yaml").read_text()
     block = text.partition("# -- begin GCP\n")[2].partition("# -- end GCP")[0]
     block = "\n".join(line.removeprefix("# ").removeprefix("#") for line in block.splitlines())
-    assert {"provider", "auth", "available_node_types"} <= yaml.safe_load(block).keys()
+    assert yaml.safe_load(block).keys() == {"provider", "auth", "available_node_types"}
     return {**gpu_file(), **yaml.safe_load(block)}
 
 
@@ -183,7 +187,6 @@ def test_the_shell_of_ray_submit_has_the_cluster_and_the_addresses(path, tmp_pat
 def test_every_command_is_a_shells():
     commands = [c for path in LAUNCHED for key, value in load(path).items()
                 if key.endswith("commands") for c in value]  # fmt: skip
-    commands += gcp_file()["head_setup_commands"]
     for pod in pods(ray_job()["spec"]["rayClusterSpec"]):
         for container in pod["initContainers"]:
             commands.append(container["command"][-1])
@@ -208,20 +211,28 @@ def test_ray_and_python_are_those_of_the_lock():
     assert any(f"--python {python} " in c for c in gpu_file()["setup_commands"])
     assert f"FROM python:{python}-" in (SERVICES / "Dockerfile").read_text()
     assert PROJECT["requires-python"] == f">={python}"
-    # Whatever is installed is installed by the lock.
-    for path in FILES:
-        for line in path.read_text().replace("\\\n", " ").replace("\n    ", " ").splitlines():
-            if (
-                re.search(r"pip install.*(ffcad-study|mlflow|'\.\[)", line)
-                and path.name != "README.md"
-            ):
-                assert re.search(r"-c \S*constraints\.txt", line), (path, line)
     extras = set(PROJECT["optional-dependencies"])
     for path in FILES:
         for found in re.findall(r"(?:ffcad-study|'\.)\[([\w,]+)\]", path.read_text()):
             assert set(found.split(",")) <= extras, (path, found)
     # And the lock has what they bring.
-    assert {"aiohttp-cors", "grpcio", "py-spy", "boto3", "Flask-WTF"} <= LOCK.keys()
+    brought = {"aiohttp-cors", "grpcio", "py-spy", "boto3", "Flask-WTF", "httplib2"}
+    for requirement in (r for extra in PROJECT["optional-dependencies"].values() for r in extra):
+        name = re.match(r"[\w-]+", requirement)[0]
+        brought |= {name} - {PROJECT["name"]}
+    assert {name.lower() for name in brought} <= {name.lower() for name in LOCK}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CLUSTER)))
+def test_whatever_is_installed_has_its_version_from_the_lock_or_beside_it(path):
+    text = re.sub(r"\\?\n#? +|(?<= -c)\n", " ", path.read_text())
+    for line in re.findall(r"pip install ([^`&)\n]+)", text):
+        words = shlex.split(line, comments=True)
+        if "-c" in words:
+            assert words[words.index("-c") + 1].endswith("constraints.txt"), line
+        else:
+            packages = [word for word in words if not word.startswith("-")]
+            assert all("==" in package for package in packages), line
 
 
 def test_kuberay_knows_every_field():
@@ -246,6 +257,8 @@ def test_kuberay_knows_every_field():
     documents = list(yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text()))
     claims = {d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"}
     policy = next(d for d in documents if d["kind"] == "NetworkPolicy")
+    # Each failure of the driver has a whole cluster made anew, mistakes of the user's among them.
+    assert spec["backoffLimit"] == 1
     for pod in pods(cluster):
         (container,) = pod["containers"]
         values = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -255,6 +268,11 @@ def test_kuberay_knows_every_field():
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
         assert volumes["storage"]["persistentVolumeClaim"]["claimName"] in claims
         assert "emptyDir" in volumes["data"]
+        # No root, and what is mounted is the user's to write.
+        user = pod["securityContext"]
+        assert user.keys() <= POD_SECURITY_CONTEXT
+        assert (user["runAsUser"], user["runAsGroup"], user["runAsNonRoot"]) == (1000, 100, True)
+        assert user["fsGroup"] == user["runAsGroup"]
         assert container["image"] == pod["initContainers"][0]["image"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         labels = group["template"]["metadata"]["labels"]
@@ -288,7 +306,7 @@ def test_the_services_have_what_they_need_and_no_open_door():
     compose = load(SERVICES / "compose.yaml")
     services = compose["services"]
     server = services["mlflow"]
-    example = (SERVICES / "environment.example").read_text()
+    example = (SERVICES / "env.example").read_text()
     named = set(re.findall(r"^(\w+)=", example, re.MULTILINE))
     text = (SERVICES / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{(\w+)", text)) <= named
@@ -296,22 +314,42 @@ def test_the_services_have_what_they_need_and_no_open_door():
         re.findall(r'^: "\$\{(\w+):\?', (SERVICES / "mlflow.sh").read_text(), re.MULTILINE)
     )
     assert needed <= server["environment"].keys()
-    assert {n for n in needed if n not in named} == {
-        "MLFLOW_BACKEND_STORE_URI", "MLFLOW_AUTH_DATABASE_URI",
-    }  # fmt: skip
+    addresses = {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_AUTH_DATABASE_URI"}
+    assert {n for n in needed if n not in named} == addresses
+    # A file is made of one of them, so none has a password.
+    for name in addresses:
+        assert server["environment"][name].startswith("postgresql+psycopg2://mlflow@postgres/")
+        assert re.search(rf"^# {name}=postgresql\+psycopg2://mlflow@127", example, re.MULTILINE)
+    # No password that would do as it stands, and nothing starts without one.
+    secrets = {"PGPASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"}
+    for name in secrets:
+        assert f"\n{name}=\n" in example
+        assert f"${{{name}:?" in text
     # Only MLflow is reached from outside, and on loopback unless somebody says otherwise.
     assert "ports" not in services["postgres"]
     assert server["ports"] == ["${MLFLOW_LISTEN:-127.0.0.1}:5000:5000"]
     assert "MLFLOW_LISTEN=127.0.0.1\n" in example
-    assert server["environment"]["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://")
     assert services["postgres"]["volumes"][0].split(":")[0] in compose["volumes"]
     assert (
         (SERVICES / server["build"]["context"] / server["build"]["dockerfile"]).resolve().is_file()
     )
     assert "mlflow_auth" in (SERVICES / "databases.sql").read_text()
     assert "--app-name basic-auth" in (SERVICES / "mlflow.sh").read_text()
+    copied = re.search(r"^COPY (.+) /$", (SERVICES / "Dockerfile").read_text(), re.MULTILINE)[1]
+    assert all((REPOSITORY / path).is_file() for path in copied.split())
+
+
+def test_git_ignores_files_with_secrets():
     ignored = (REPOSITORY / ".gitignore").read_text().splitlines()
-    assert "cluster/services/environment" in ignored
+    assert {".env", "cluster.env", "role.json", "cluster/services/backup/"} <= set(ignored)
+
+
+def test_studies_are_no_admins_of_mlflow():
+    named = re.compile(r"MLFLOW_TRACKING_USERNAME=(\w+)")
+    for path in FILES:
+        assert "admin" not in named.findall(path.read_text()), path
+        if path.parent != SERVICES:
+            assert "MLFLOW_AUTH_ADMIN_PASSWORD" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CLUSTER)))
@@ -319,7 +357,7 @@ def test_no_secret_is_in_a_file(path):
     text = path.read_text()
     assert not re.search(r"AKIA[0-9A-Z]{16}|PRIVATE KEY|\b[0-9a-fA-F]{40,}\b", text)
     for name, value in re.findall(r"(\w*(?:PASSWORD|SECRET|TOKEN)\w*)[=:][ \t]*(\S*)", text):
-        assert not value or value.startswith(("$", "...", "?", '"$', "'$", "postgresql")), (
+        assert not value or value.startswith(("$", "...", "?", "{", '"$', "'$")), (
             name,
             value,
         )

@@ -1,8 +1,8 @@
 """cluster/slurm.sh on this machine, with Slurm's commands played by a few lines of shell."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,9 +13,9 @@ import pytest
 
 from study.ledger import CHECKPOINT
 
-pytestmark = [pytest.mark.slow, pytest.mark.proof]
-
 REPOSITORY = Path(__file__).parents[2]
+# For a whole study, or for processes to end, on a machine that may have much else to do.
+SECONDS = 600
 # Runs what follows the options here; the machine's own address is loopback.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
@@ -25,6 +25,11 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "$@" >> "$SCONTROL_LOG"
 [[ $1 != show ]] || echo machine0
+"""
+# Instead of running what each machine does.
+SRUN_THAT_WRITES = """#!/bin/bash
+[[ $* != *hostname* ]] || { echo 127.0.0.1; exit; }
+echo "${@//$'\\n'/ }" >> "$SRUN_LOG"
 """
 FLAGS = (
     "--categories dial --study mine --num-trials 2 --set image_size=32 "
@@ -45,9 +50,6 @@ def slurm(tmp_path):
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        job = free.getsockname()[1]
     return {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
@@ -57,7 +59,7 @@ def slurm(tmp_path):
         "FFCAD_LOCAL": str(tmp_path / "disk"),
         "SCONTROL_LOG": str(tmp_path / "scontrol.log"),
         "SLURM_SUBMIT_DIR": str(folder),
-        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_ID": str(os.getpid()),  # Its ports follow from it.
         "SLURM_JOB_NODELIST": "machine0",
         "SLURM_CPUS_PER_TASK": "1",
     }
@@ -80,11 +82,58 @@ def left_over(job):
             if p.info["cmdline"] and folder in " ".join(p.info["cmdline"])]  # fmt: skip
 
 
+@pytest.fixture
+def two_machines(slurm, tmp_path):
+    """The environment of a job of two machines; what they would do is written down, not done."""
+    (tmp_path / "repository" / ".venv").unlink()
+    programs, commands = tmp_path / "repository" / ".venv" / "bin", tmp_path / "commands"
+    programs.mkdir(parents=True)
+    for path, text in (
+        (programs / "python", "#!/bin/bash\n"),
+        (commands / "srun", SRUN_THAT_WRITES),
+        (commands / "scontrol", "#!/bin/bash\necho machine0; echo machine1\n"),
+    ):
+        path.write_text(text)
+        path.chmod(0o755)
+    return {**slurm, "SRUN_LOG": str(tmp_path / "srun.log")}
+
+
+def ports(environment, job):
+    """The ports that a job gives numbers to, on its head and on the other machine."""
+    log = Path(environment["SRUN_LOG"])
+    log.unlink(missing_ok=True)
+    process = batch({**environment, "SLURM_JOB_ID": str(job)})
+    said = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 0, said
+    other, head = sorted(log.read_text().splitlines(), key=lambda line: " bash --head " in line)
+    assert " bash --address=" in other
+    found = (re.findall(r"--([\w-]*port)=(\d+)", line) for line in (head, other))
+    return [{name: int(port) for name, port in one} for one in found]
+
+
+def test_jobs_that_share_a_machine_share_no_port(two_machines):
+    # All that Ray gives a fixed number to, unless it is told otherwise.
+    anything = {"min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0}
+    taken = []
+    for job in (1000, 1001, 3999, 4998):
+        head, other = ports(two_machines, job)
+        assert head.items() >= anything.items()
+        assert other == anything
+        fixed = {name: port for name, port in head.items() if port}
+        assert fixed.keys() == {"port", "ray-client-server-port", "dashboard-port"}
+        taken += fixed.values()
+    # Jobs whose numbers are 4000 apart do, and no others.
+    assert len(set(taken)) == len(taken)
+    assert all(20_000 <= port < 32_768 for port in taken)
+
+
+@pytest.mark.slow
+@pytest.mark.proof
 def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(slurm, tmp_path):
     job, log = slurm["SLURM_JOB_ID"], Path(slurm["SCONTROL_LOG"])
     long = ("--set", "autoencoder_iterations=100000")
     process = batch(slurm, *long)
-    end = time.monotonic() + 400
+    end = time.monotonic() + SECONDS
     try:
         while not list((tmp_path / "storage" / "ledger").rglob(CHECKPOINT)):
             assert process.poll() is None, process.stdout.read()
@@ -92,20 +141,22 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(slurm, tmp_path):
             time.sleep(1)
     finally:
         process.send_signal(signal.SIGUSR1)  # As Slurm does, before the time is over.
-    said = process.communicate(timeout=200)[0]
+    said = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 130, said
     assert f"requeue {job}" in log.read_text()
     assert not left_over(job)
 
 
+@pytest.mark.slow
+@pytest.mark.proof
 def test_a_study_ends_with_its_job(slurm):
     job = slurm["SLURM_JOB_ID"]
     process = batch(slurm, "--set", "autoencoder_iterations=50")
-    said = process.communicate(timeout=500)[0]
+    said = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, said
     assert "Best" in said
     assert "requeue" not in Path(slurm["SCONTROL_LOG"]).read_text()
-    end = time.monotonic() + 30
+    end = time.monotonic() + SECONDS
     while left_over(job) and time.monotonic() < end:
         time.sleep(1)
     assert not left_over(job)

@@ -1,5 +1,5 @@
 """Studies on Ray's cluster within one machine, with fake GPUs: nodes that are asked, that join
-later, that are wrong; shares of GPUs."""
+later, that are wrong, that are lost; shares of GPUs."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import ray
@@ -23,7 +24,7 @@ from study.fits import Fit
 from study.gpu_memory import keep_peak, kept_peak, largest_configuration
 from study.inputs import prepare
 from study.ledger import Ledger
-from study.nodes import alive_nodes, demands_of
+from study.nodes import alive_nodes, demands_of, this_node
 from study.packing import Peak
 from study.plan import make_plan
 from study.question import open_study
@@ -211,3 +212,57 @@ def test_fits_that_run_out_of_memory_come_back_with_a_larger_share(cluster, grid
         # It went on where it was.
         shares = [(sitting["iteration"], sitting["gpus"]) for sitting in fit.sittings]
         assert shares == [(0, 0.5), (4, 1.0)]
+
+
+class DoomedFit(Fit):
+    """Stays between two evaluations for ever on the node that is to be lost, and elsewhere until a
+    fit has come so far there.
+
+    Attributes:
+        doomed: id of that node.
+        reached: file that says that its fit has come so far.
+    """
+
+    doomed = reached = None
+
+    def _followed(self, *arguments):
+        for progress in super()._followed(*arguments):
+            yield progress
+            if progress.iteration == 10:
+                if this_node() == self.doomed:
+                    Path(self.reached).touch()
+                    while True:
+                        time.sleep(0.1)
+                wait_for_file(self.reached)
+
+
+def test_fits_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_evaluation(
+    cluster, grid, tmp_path
+):
+    before = {node.id for node in alive_nodes()}
+    node = cluster.add_node(num_cpus=1, num_gpus=1, resources={"fake_gpus": 1})
+    (doomed,) = {node.id for node in alive_nodes()} - before
+    reached = str(tmp_path / "reached")
+    make_fit = type("DoomedFit", (DoomedFit,), {"doomed": doomed, "reached": reached})
+
+    def lose():
+        wait_for_file(reached)
+        # As a power cut would: nobody there gives anything back.
+        cluster.remove_node(node, allow_graceful=False)
+
+    with sitting_of(tmp_path, grid) as sitting, ThreadPoolExecutor(1) as thread:
+        room = settled(sitting)
+        # One for each cell, so that the doomed node has one.
+        assert room.slots == 3
+        lost = thread.submit(lose)
+        trials, fits, search = go_through(sitting, room, tmp_path, make_fit)
+        lost.result()
+    assert doomed not in {node.id for node in alive_nodes()}
+    assert search.left_out.ids == []
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    # No fit was done twice, and the lost one went on where its last evaluation was.
+    starts = sorted([taken["iteration"] for taken in fit.sittings] for fit in fits)
+    assert starts == [[0], [0], [0, 8]]
+    for fit in fits:
+        assert (fit.status, fit.iteration) == ("finished", 12)
+        assert [entry["iteration"] for entry in fit.history] == [4, 8, 12]

@@ -1,14 +1,13 @@
 """What a node says of itself, without Ray."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 
 from study.cluster import nodes_of
 from study.machine import code_state, source_digest
-from study.nodes import ask_node, demands_of, mlflow_fault
+from study.nodes import ask_node, demands_of
 
 
 @pytest.fixture
@@ -68,18 +67,6 @@ def test_a_cache_that_cannot_be_written_is_named(demands, monkeypatch):
 def test_gpus_that_a_node_claims_must_be_there(demands):
     (fault,) = faults(demands, {"CPU": 1.0, "GPU": 64.0})
     assert fault.startswith("it claims 64 GPUs but torch finds ")
-
-
-def test_mlflow_is_looked_for_without_its_password():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        assert mlflow_fault(f"http://me:secret@127.0.0.1:{port}") is None
-        assert mlflow_fault(f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/mlflow") is None
-    fault = mlflow_fault(f"http://me:secret@127.0.0.1:{port}")
-    assert fault == f"MLflow at 127.0.0.1:{port} cannot be reached: Connection refused"
-    assert mlflow_fault("sqlite:///runs/mlflow.db") is None
 
 
 def test_the_digest_of_the_sources_is_of_their_contents(tmp_path, monkeypatch):

@@ -1,0 +1,99 @@
+"""Whether MLflow's server takes requests from this machine, asked before anything is started.
+
+With a request as MLflow's client sends it, because an open port says little: what stands behind it
+may refuse the password, or the name that it is asked by.
+"""
+
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from study.failures import in_one_line
+
+if TYPE_CHECKING:
+    import requests
+
+# For a connection, and for an answer that a busy server sends late.
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 20.0
+# Of a URI that names none.
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What every server of MLflow has, and what asks for user and password; one entry at most.
+PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
+# In what MLflow says to a Host header that is not on its list.
+FOREIGN_HOST = "Invalid Host header"
+
+
+def mlflow_fault(uri: str) -> str | None:
+    """Why MLflow cannot be used from here: in one line, without user and password.
+
+    Args:
+        uri: the study's. Of a server all is tried; of a database whether it can be connected to; a
+            file needs no asking.
+
+    Returns:
+        None if it can be used.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if parts.hostname is None or scheme not in PORTS:
+        return None
+    # Not parts.netloc, which may have the password.
+    place = f"{parts.hostname}:{parts.port or PORTS[scheme]}"
+    try:
+        if scheme not in ("http", "https"):
+            address = parts.hostname, parts.port or PORTS[scheme]
+            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+            return None
+        answer = _ask(uri)
+    except Exception as e:  # MLflow raises its own for everything, and it names the URI.
+        return f"MLflow at {place} cannot be reached: {_root(e)}"
+    return _refusal(answer, place)
+
+
+def _ask(uri: str) -> "requests.Response":
+    """The server's answer to a request with the user, password or token that MLflow would send."""
+    # It takes seconds, and a worker needs none of it.
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    return http_request(
+        get_default_host_creds(uri),
+        PATH,
+        "GET",
+        max_retries=0,
+        raise_on_status=False,
+        timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+    )
+
+
+def _refusal(answer: "requests.Response", place: str) -> str | None:
+    """What an answer other than the wanted one says; None of that one."""
+    status = f"{answer.status_code} {answer.reason}".strip()
+    if answer.status_code == 401:
+        sent = "Authorization" in answer.request.headers
+        what = "refuses user or password" if sent else "asks for user and password"
+        return (
+            f"MLflow at {place} {what} ({status}); set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD there"
+        )
+    if answer.status_code == 403 and FOREIGN_HOST in answer.text:
+        return (
+            f"MLflow at {place} refuses to be asked by this name ({status}); add {place} to the "
+            "server's MLFLOW_SERVER_ALLOWED_HOSTS, or take a name that is there"
+        )
+    if not answer.ok:
+        return f"MLflow at {place} answers {status}: {_start_of(answer)}"
+    if "json" not in answer.headers.get("Content-Type", ""):
+        return f"what answers at {place} is not MLflow: {_start_of(answer)}"
+    return None
+
+
+def _start_of(answer: "requests.Response") -> str:
+    return " ".join(answer.text.split())[:200] or "nothing else"
+
+
+def _root(error: BaseException) -> str:
+    """What the innermost cause says; those around it name the URI."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return getattr(error, "strerror", None) or in_one_line(error)
