@@ -113,6 +113,10 @@ class FitRecord:
             if sitting["study"] == study
         )
 
+    def was_worked_at_by(self, study: str) -> bool:
+        """Whether a study ever took it up."""
+        return any(sitting["study"] == study for sitting in self.sittings)
+
     @property
     def random_encoder(self) -> bool:
         """Whether the frozen encoder had random weights, which says little about the method."""

@@ -22,9 +22,10 @@ from typing import Any
 from study.config import StudyConfig
 from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
-from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
+from study.ledger import Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.outcomes import Outcome, outcomes
+from study.own_fits import OwnFits
 from study.storage import Storage
 from study.study_content import StudyContentBuilder, table_row
 from study.trials import StudyFolder, TrialRecord
@@ -56,7 +57,7 @@ class Mirror:
         self.fit_builder = FitContentBuilder(config, self.ledger)
         self.encoders = EncoderContents(config, storage)
         self.experiment = ExperimentRuns(config, storage, connect_seconds, rest)
-        self._finished: dict[str, FitRecord] = {}
+        self.fits = OwnFits(self.ledger, config.name, self._say)
         # Of each run the records that it was last written from, and of each configuration a row of
         # the table; configurations of which a driver expects nothing more.
         self._sources: dict[tuple[str, str], tuple] = {}
@@ -116,7 +117,9 @@ class Mirror:
                 owners.setdefault(case.key, group.first.digest)
         written += sum(self._write_outcome(group, owners, live) for group in groups)
         expected = {("configuration", group.first.digest) for group in groups}
-        expected |= {("fit", key) for key in owners} | encoders
+        passed_over = self.fits.passed_over
+        expected |= {("fit", key) for key, by in owners.items() if key not in passed_over[by]}
+        expected |= encoders
         if not unreadable:
             written += self._retire(runs.keys() - expected - {study})
         if not live:
@@ -148,7 +151,7 @@ class Mirror:
         digest = outcome.first.digest
         if live and digest in self._settled:
             return 0
-        records = self._records(outcome)
+        records = self.fits.records(outcome)
         identity, sources = ("configuration", digest), (*outcome.trials, *records, live)
         written = 0
         if not self._is_same(identity, sources):
@@ -173,20 +176,9 @@ class Mirror:
             self._settled.add(digest)
         return written
 
-    def _records(self, outcome: Outcome) -> list[FitRecord]:
-        """The records of a configuration's fits, as far as they concern this study."""
-        keys = [case.key for case in outcome.cases]
-        # A finished fit never changes, and on an object store each look is a request.
-        known, wrong = self.ledger.read_all([key for key in keys if key not in self._finished])
-        self._say(wrong)
-        self._finished |= {record.key: record for record in known if record.status == FINISHED}
-        # What another study began is its own affair until it is finished.
-        begun = {r.key: r for r in known if r.study == self.config.name}
-        found = (self._finished.get(key) or begun.get(key) for key in keys)
-        return [r for r in found if r is not None and not _finished_elsewhere(outcome, r)]
-
     def _retire(self, left_behind: Iterable[tuple[str, str]]) -> int:
-        """Marks runs of what the study asked before it was extended to another question."""
+        """Marks runs of what is no part of the study: it was asked before the study was extended to
+        another question, or it was finished by others and no trial came to it."""
         written = 0
         for identity in left_behind:
             if self.experiment.retire(identity):
@@ -205,12 +197,3 @@ class Mirror:
             if line not in self._said:
                 self._said.add(line)
                 logger.warning("%s; it is left out of MLflow", line)
-
-
-def _finished_elsewhere(outcome: Outcome, record: FitRecord) -> bool:
-    """Whether another study finished a fit after this one's trial had stopped it or failed: that is
-    none of this study's results."""
-    if outcome.state not in (STOPPED, FAILED) or record.status != FINISHED:
-        return False
-    ends = [trial.ended for trial in outcome.trials if trial.ended is not None]
-    return bool(ends) and record.ended is not None and record.ended > max(ends)

@@ -81,7 +81,7 @@ def make_study(where, name, uri, **changes):
         fit("d0", "begun", study=name, ended=None, history=[entry(5, select_pixel_ap=0.2)])
     )
     folder.write_trial(trial(0, "finished", "a0", "a1", value=0.4))
-    folder.write_trial(trial(1, "stopped", "b0", "b1", intermediate={1: 0.2}))
+    folder.write_trial(trial(1, "stopped", "b0", "b1"))
     folder.write_trial(trial(2, "failed", "c0", "c1", error="NonFiniteLoss: it blew up"))
     folder.write_trial(trial(3, "begun", "d0", "d1", ended=None))
     return config
@@ -642,3 +642,22 @@ def test_what_another_study_finished_of_a_stopped_trial_is_not_its_result(tmp_pa
     assert run.data.tags["stopped_early"] == "true"
     assert "reused_from" not in run.data.tags
     assert "cases" not in found["configuration", "c1"].data.metrics
+
+
+def test_what_others_finished_of_cases_that_no_trial_came_to_is_left_behind(study):
+    folder, ledger = parts(study)
+    others = [{"began": 90.0, "iteration": 0, "study": "other"}]
+    ledger.write(fit("d0", "finished", study=study.name))
+    ledger.write(fit("d1", "finished", study="other", sittings=others, seed=1))
+    Mirror(study).sync(live=True)
+    _, found = runs(study)
+    assert found["fit", "d1"].data.tags["reused_from"] == "other"
+    # The worker's clock is ahead of the driver's, by which the trial ended before its fit.
+    ledger.write(fit("d0", "finished", study=study.name, ended=180.0))
+    folder.write_trial(trial(3, "stopped", "d0", "d1", intermediate={1: 0.4}))
+    Mirror(study).sync(live=False)
+    _, found = runs(study)
+    assert found["fit", "d0"].info.status == "FINISHED"
+    assert found["fit", "d1"].data.tags["retired"] == "true"
+    assert found["configuration", "c3"].data.metrics["cases"] == 1
+    assert Mirror(study).sync(live=False) == 0
