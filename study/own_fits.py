@@ -3,9 +3,10 @@
 No time is compared: a fit's are its worker's, a trial's the driver's, and clocks differ.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
-from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger
+from study.ledger import BEGUN, FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
 from study.outcomes import Outcome
 from study.trials import TrialRecord
 
@@ -45,9 +46,28 @@ class OwnFits:
                     continue
                 if record.study == self.study or self._is_taken(record, trial, index):
                     records.append(record)
-                elif record.status == FINISHED and not record.was_worked_at_by(self.study):
+                elif record.was_worked_at_by(self.study):
+                    records += self._left(record, trial)
+                elif record.status == FINISHED:
                     passed_over.add(case.key)
         return records
+
+    def _left(self, record: FitRecord, trial: TrialRecord) -> list[FitRecord]:
+        """What the study did of a fit before another one took it up, as it ended with its trial;
+        empty where that was not kept."""
+        try:
+            left = self.ledger.left(record.key, self.study)
+        except LedgerError as e:
+            self.say([str(e)])
+            return []
+        if left is None:
+            return []
+        if left.status == BEGUN and trial.state in (STOPPED, FAILED):
+            # It was taken up before the driver could say how it ended.
+            error = left.error or (trial.error if trial.state == FAILED else None)
+            ended = {"status": trial.state, "ended": trial.ended, "error": error}
+            return [dataclasses.replace(left, **ended)]
+        return [left]
 
     def _is_taken(self, record: FitRecord, trial: TrialRecord, index: int) -> bool:
         """Whether another study's fit is a result of this one's trial.

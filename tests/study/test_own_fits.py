@@ -1,15 +1,13 @@
 """Which of the fits on a storage are a study's own, whatever the clocks of the machines say."""
 
 import pytest
-from test_tracking import fit, trial
+from test_tracking import fit, sitting, trial
 
 from study.ledger import Ledger
 from study.outcomes import outcomes
 from study.own_fits import OwnFits
 from study.storage import Storage
 
-MINE = [{"began": 90.0, "iteration": 0, "study": "mine"}]
-OTHERS = [{"began": 90.0, "iteration": 0, "study": "other"}]
 # Ends of fits on a machine whose clock is behind the driver's, and on one whose clock is ahead.
 SKEWED = pytest.mark.parametrize("ended", [60.0, 180.0])
 
@@ -44,14 +42,13 @@ def test_a_studys_own_finished_fit_is_its_result_whatever_its_worker_s_clock_say
 @SKEWED
 def test_what_others_finished_is_the_result_of_the_cases_that_a_trial_came_to(own, ended):
     record = trial(0, "stopped", "a0", "a1", "a2", intermediate={1: 0.4, 2: 0.4})
-    others = [fit(c.key, "finished", study="other", ended=ended, sittings=OTHERS)
-              for c in record.cases]  # fmt: skip
+    others = [fit(case.key, "finished", study="other", ended=ended) for case in record.cases]
     assert own(record, *others) == ([("a0", "finished"), ("a1", "finished")], {"a2"})
 
 
 @SKEWED
 def test_what_others_finished_of_a_fit_that_was_left_is_not_a_result(own, ended):
-    changes = {"study": "other", "ended": ended, "sittings": MINE + OTHERS}
+    changes = {"study": "other", "ended": ended, "sittings": [sitting("mine"), sitting("other")]}
     several = trial(0, "stopped", "a0", "a1", intermediate={1: 0.4})
     fits = fit("a0", "finished"), fit("a1", "finished", **changes)
     # Nor is it one that was passed over: there is a run of what this study did of it.
@@ -62,7 +59,7 @@ def test_what_others_finished_of_a_fit_that_was_left_is_not_a_result(own, ended)
 
 def test_a_trial_that_was_stopped_at_the_rungs_of_a_finished_fit_has_that(own):
     record = trial(0, "stopped", "a0", intermediate={1: 0.2})
-    others = fit("a0", "finished", study="other", sittings=OTHERS)
+    others = fit("a0", "finished", study="other")
     assert own(record, others) == ([("a0", "finished")], set())
 
 
