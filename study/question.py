@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial
 
 from ffcad.config import ConfigError, TrainConfig
 from study.config import StudyConfig, StudyError, differences
+from study.default_places import absolute_tracking_uri
 from study.inputs import Inputs, cases_of
 from study.spaces import Space
 from study.trials import RETIRED, Case, StudyFolder, TrialRecord, reopened
@@ -43,6 +44,20 @@ def changes(folder: StudyFolder, config: StudyConfig, inputs: Inputs, extend: bo
             f"{more}; give another --study, or --extend to make this one ask the new question"
         )
     return lines
+
+
+def moved_tracking(folder: StudyFolder, config: StudyConfig) -> list[str]:
+    """What the user should know where a study's runs are in another MLflow than they will be."""
+    if not folder.exists():
+        return []
+    before = StudyConfig.from_dict({**folder.read_document()["study"], "storage": config.storage})
+    old, new = absolute_tracking_uri(before.mlflow_uri), config.mlflow_uri
+    if old == new:
+        return []
+    return [
+        f"from now on the study is in {new}; `python -m study sync {config.name} --tracking-uri "
+        f"{old}` closes the runs that are open there"
+    ]
 
 
 def open_study(
