@@ -88,7 +88,12 @@ def ask(
         config, space, inputs: the question.
         differences: to the one before, a line each.
     """
-    document = folder.read_document() if folder.exists() else {"id": uuid.uuid4().hex}
+    document = folder.read_document() if folder.exists() else {}
+    kept = folder.study_id()
+    # Where the document was lost, the study's runs in MLflow are still those of the former id.
+    study_id = document.get("id") or kept or uuid.uuid4().hex
+    if study_id != kept:
+        folder.keep_study_id(study_id)
     if differences:
         said = {"when": time.time(), "differences": differences}
         document["extended"] = [*document.get("extended", []), said]
@@ -96,8 +101,8 @@ def ask(
         document["former_seeds"] = former_seeds(document)
         document.pop("plan", None)  # It was of another question.
     document.pop("exhausted", None)  # The space: this sitting will find out.
-    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
-    folder.write_document(asked)
+    asked = {"study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
+    folder.write_document({**document, "id": study_id, **asked})
     complete_extension(folder, config, space, inputs)
 
 
