@@ -26,8 +26,9 @@ from study.ledger import Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.outcomes import Outcome, outcomes
 from study.own_fits import OwnFits
+from study.run_content import RunContent
 from study.storage import Storage
-from study.study_content import StudyContentBuilder, table_row
+from study.study_content import StudyContentBuilder
 from study.trials import StudyFolder, TrialRecord
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,10 @@ class Mirror:
         self.encoders = EncoderContents(config, storage)
         self.experiment = ExperimentRuns(config, storage, connect_seconds, rest)
         self.fits = OwnFits(self.ledger, config.name, self._say)
-        # Of each run the records that it was last written from, and of each configuration a row of
-        # the table; configurations of which a driver expects nothing more.
+        # Of each run the records that it was last written from, and of each configuration what was
+        # written; configurations of which a driver expects nothing more.
         self._sources: dict[tuple[str, str], tuple] = {}
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._contents: dict[str, RunContent] = {}
         self._settled: set[str] = set()
         self._said: set[str] = set()
 
@@ -99,7 +100,7 @@ class Mirror:
         except LedgerError as e:
             self._say([str(e)])
         self._sources, self._settled = {}, set()
-        self.experiment.connect(self.builder.document.get("id"))
+        self.experiment.connect(self.builder.document.get("id") or self.folder.study_id())
 
     def _sync(self, live: bool) -> int:
         trials, unreadable = self.folder.read_trials()
@@ -108,7 +109,7 @@ class Mirror:
         study = ("study", self.config.name)
         runs = self.experiment.runs
         if study not in runs:
-            self.experiment.create(self.builder.study(trials, groups, self._rows, live))
+            self.experiment.create(self.builder.study(trials, groups, self._contents, live))
         written, encoders = self._write_encoders(trials, runs[study].id, live)
         owners: dict[str, str] = {}
         for group in groups:
@@ -125,9 +126,11 @@ class Mirror:
         if not live:
             # What an earlier driver left running and no readable record speaks of.
             written += sum(self.experiment.close(i) for i in runs.keys() - {study})
-        sources = (*trials, live, *self._rows.values())
+        sources = (*trials, live, *self._contents.values())
         if not self._is_same(study, sources):
-            written += self.experiment.write(self.builder.study(trials, groups, self._rows, live))
+            written += self.experiment.write(
+                self.builder.study(trials, groups, self._contents, live)
+            )
             self._sources[study] = sources
         return written
 
@@ -158,7 +161,7 @@ class Mirror:
             parent = self.experiment.runs["study", self.config.name].id
             content = self.builder.configuration(outcome, records, parent, live)
             written += self.experiment.write(content)
-            self._rows[digest] = table_row(outcome, content)
+            self._contents[digest] = content
             self._sources[identity] = sources
         decided = {case.key: trial.decided for trial in outcome.trials for case in trial.cases}
         for record in records:
