@@ -90,7 +90,7 @@ def _status(storage: Storage, name: str | None, as_json: bool) -> int:
         return 0
     folder, ledger = existing_study(storage, name), Ledger(storage)
     config, space, inputs = study_of(folder)
-    # Nothing is written: somebody may be running it.
+    # Nothing of the study is written: somebody may be running it.
     trials, notes = mended_trials(config, space, inputs, folder, write=False)
     holder = current_holder(storage, folder.driver)
     silence = silent_seconds(storage, folder.driver) if holder else None

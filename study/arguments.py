@@ -14,7 +14,12 @@ from study.config import (
     StudyError,
     space_fields,
 )
-from study.default_places import TRACKING_VARIABLE, default_storage, default_tracking_uri
+from study.default_places import (
+    TRACKING_VARIABLE,
+    absolute_tracking_uri,
+    default_storage,
+    default_tracking_uri,
+)
 from study.flags import (
     DEFAULT_DRAWS,
     DEFAULT_ENCODER,
@@ -74,12 +79,18 @@ def parse(argv: list[str]) -> tuple[StudyConfig, Space, Sought]:
     fields |= space_fields(space)
     fields |= _fields(given)
     fields["categories"] = _categories(fields)
-    if uri := fields.get("tracking_uri"):
-        _check_tracking(uri)
     storage.check()
     config = StudyConfig(**fields)
-    if space.nuisance:
-        config, space = _with_all_draws(config, space, StudyFolder(storage, config.name))
+    folder = StudyFolder(storage, config.name)
+    if folder.exists():
+        before = folder.read_document()["study"]
+        if "tracking_uri" not in given:
+            # Whatever the environment says by now: else its runs would be in two places.
+            config = dataclasses.replace(config, tracking_uri=before.get("tracking_uri"))
+        if space.nuisance:
+            config, space = _with_all_draws(config, space, before.get("draws", 1))
+    if uri := config.tracking_uri:
+        config = dataclasses.replace(config, tracking_uri=_checked_tracking(uri))
     return config, space, sought
 
 
@@ -112,11 +123,8 @@ def _tuned(space: Space, given: dict[str, Any], resumed: bool) -> Space:
     return space
 
 
-def _with_all_draws(
-    config: StudyConfig, space: Space, folder: StudyFolder
-) -> tuple[StudyConfig, Space]:
+def _with_all_draws(config: StudyConfig, space: Space, former: int) -> tuple[StudyConfig, Space]:
     """A grid with at least the draws that it has had: what was drawn stays drawn."""
-    former = folder.read_document()["study"].get("draws", 1) if folder.exists() else 1
     draws = max(config.draws, former)
     return dataclasses.replace(config, draws=draws), dataclasses.replace(space, draws=draws)
 
@@ -244,7 +252,8 @@ def _categories(fields: dict[str, Any]) -> list[str]:
     return list(fields["categories"])
 
 
-def _check_tracking(uri: str) -> None:
+def _checked_tracking(uri: str) -> str:
+    """MLflow's address, which must be one, as it is from every folder."""
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme not in TRACKING_SCHEMES:
         raise StudyError(
@@ -256,3 +265,4 @@ def _check_tracking(uri: str) -> None:
         folder = Path(uri.partition(":///")[2]).absolute().parent
         if not folder.is_dir():
             raise StudyError(f"--tracking-uri {uri}: there is no folder {folder}")
+    return absolute_tracking_uri(uri)

@@ -34,3 +34,12 @@ def local_folder(storage: Storage) -> Path:
 def mlflow_file(folder: Path) -> str:
     """MLflow's SQLite in a folder, as a URI."""
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def absolute_tracking_uri(uri: str) -> str:
+    """MLflow's address as it is from every folder: a file of SQLite with its whole path."""
+    start, slashes, rest = uri.partition(":///")
+    path, question, options = rest.partition("?")
+    if start.partition("+")[0] != "sqlite" or not path:
+        return uri
+    return f"{start}{slashes}{Path(path).absolute()}{question}{options}"

@@ -21,7 +21,7 @@ from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
 from study.machine_files import journal_path
 from study.plan import Plan, make_plan
-from study.question import open_study
+from study.question import moved_tracking, open_study
 from study.signals import INTERRUPTED, Interrupts
 from study.sitting import Sitting
 from study.spaces import Space
@@ -76,6 +76,7 @@ def run_study(
         interrupts.hold()
         interrupts.tell(partial(lease.say, stopping=True))  # The workers look at it.
         try:
+            moved = moved_tracking(folder, config)
             open_study(folder, config, space, inputs, extend)
             plan = make_plan(config, space, inputs, folder, Ledger(folder.storage))
             needs = needed_encoders(space, inputs, plan)
@@ -94,7 +95,7 @@ def run_study(
                     line = "Encoders are made by the fits that need them."
             if line:
                 console.print(line, highlight=False)
-            for note in (*notes, *plan.notes):
+            for note in (*notes, *moved, *plan.notes):
                 console.print(f"note: {note}", highlight=False, markup=False)
             sitting = Sitting(
                 config, space, inputs, folder, lease, plan, journal_path(config), encoders

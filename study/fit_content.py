@@ -50,7 +50,9 @@ class FitContentBuilder:
         if record.status == BEGUN and record.error and not live:
             status = "FAILED"
         checkpoint, tags = self._checkpoint(record, reused)
-        files = [self._name(record, name) for name in PICTURES]
+        files = [*checkpoint, *(self._name(record, name) for name in PICTURES)]
+        # Pictures of one that is not finished are another study's, which finished it afterwards.
+        own_files = record.status == FINISHED and not reused
         environment = record.environment
         return RunContent(
             level="fit",
@@ -83,7 +85,7 @@ class FitContentBuilder:
             },
             datasets=_datasets(record, self.config),
             documents={"config.json": json.dumps(record.configuration, indent=2)},
-            files=[] if reused else [*checkpoint, *files],
+            files=files if own_files else [],
         )
 
     def _checkpoint(self, record: FitRecord, reused: bool) -> tuple[list[str], dict[str, str]]:

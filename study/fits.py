@@ -8,6 +8,7 @@ Checkpoint and record are on the storage before anything of them is told, so a k
 loses at most one evaluation interval.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -38,6 +39,7 @@ from study.ledger import (
     PICTURES,
     FitRecord,
     Ledger,
+    LedgerError,
 )
 from study.machine import SystemSampler, peak_memory_mb, reset_peak_memory, worker_environment
 from study.storage import Storage
@@ -87,6 +89,11 @@ class Fit(LeasedWork[Progress]):
         super().__init__(context, self.ledger, case.key, {"trial": trial})
 
     def _take_up(self) -> None:
+        # What another study did of it is that one's to tell, and from now on not in the record.
+        with contextlib.suppress(LedgerError):
+            before = self.ledger.read(self.key)
+            if before is not None and before.study != self.context.study.name:
+                self.ledger.leave(before)
         super()._take_up(trial=self.trial)
 
     def _worked(self, lease: Lease) -> Iterator[Progress | None]:

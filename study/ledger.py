@@ -8,6 +8,9 @@
     <storage>/ledger/<fit key>/lease-000001.json   while a worker is at it (`study.leases`)
     <storage>/ledger/<fit key>/trial-<study>.json  the trial of a study whose first fit it is
                                                    (`study.trials`)
+    <storage>/ledger/<fit key>/left-<study>.json   the record as a study left it, where another one
+                                                   has gone on with the fit
+    <storage>/ledger/study-<name>.json             a study's id (`study.trials`)
 
 Ray, Optuna and MLflow can be rebuilt from this and from the trials of the study (`study.trials`).
 The ledger is shared by all studies on a storage: a fit is never done twice.
@@ -126,6 +129,10 @@ class FitRecord:
             for sitting, end in zip(self.sittings, ends, strict=False)
             if sitting["study"] == study
         )
+
+    def was_worked_at_by(self, study: str) -> bool:
+        """Whether a study ever took it up."""
+        return any(sitting["study"] == study for sitting in self.sittings)
 
     @property
     def random_encoder(self) -> bool:
@@ -259,6 +266,21 @@ class Ledger(Records[FitRecord]):
         # An object store answers many at once as fast as one.
         with ThreadPoolExecutor(1 if self.storage.local else READERS) as readers:
             return [found for found in readers.map(look, self.keys()) if found is not None]
+
+    def leave(self, record: FitRecord) -> None:
+        """Keeps a record as its study left it, which another one replaces that takes the fit up."""
+        write_document(self.storage, self._left(record.key, record.study), vars(record))
+
+    def left(self, key: str, study: str) -> FitRecord | None:
+        """A record as a study left it, before another one took the fit up; None where none was.
+
+        Raises:
+            LedgerError: if it is unreadable.
+        """
+        return self._documents.read(self._left(key, study), FitRecord)
+
+    def _left(self, key: str, study: str) -> str:
+        return f"{self.folder(key)}/left-{study}.json"
 
     def keep_best(self, key: str) -> None:
         """Keeps the present checkpoint as the best one."""

@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial
 
 from ffcad.config import ConfigError, TrainConfig
 from study.config import StudyConfig, StudyError, differences
+from study.default_places import absolute_tracking_uri
 from study.inputs import Inputs, cases_of
 from study.spaces import Space
 from study.trials import RETIRED, Case, StudyFolder, TrialRecord, reopened
@@ -45,6 +46,20 @@ def changes(folder: StudyFolder, config: StudyConfig, inputs: Inputs, extend: bo
     return lines
 
 
+def moved_tracking(folder: StudyFolder, config: StudyConfig) -> list[str]:
+    """What the user should know where a study's runs are in another MLflow than they will be."""
+    if not folder.exists():
+        return []
+    before = StudyConfig.from_dict({**folder.read_document()["study"], "storage": config.storage})
+    old, new = absolute_tracking_uri(before.mlflow_uri), config.mlflow_uri
+    if old == new:
+        return []
+    return [
+        f"from now on the study is in {new}; `python -m study sync {config.name} --tracking-uri "
+        f"{old}` closes the runs that are open there"
+    ]
+
+
 def open_study(
     folder: StudyFolder, config: StudyConfig, space: Space, inputs: Inputs, extend: bool
 ) -> None:
@@ -73,7 +88,12 @@ def ask(
         config, space, inputs: the question.
         differences: to the one before, a line each.
     """
-    document = folder.read_document() if folder.exists() else {"id": uuid.uuid4().hex}
+    document = folder.read_document() if folder.exists() else {}
+    kept = folder.study_id()
+    # Where the document was lost, the study's runs in MLflow are still those of the former id.
+    study_id = document.get("id") or kept or uuid.uuid4().hex
+    if study_id != kept:
+        folder.keep_study_id(study_id)
     if differences:
         said = {"when": time.time(), "differences": differences}
         document["extended"] = [*document.get("extended", []), said]
@@ -81,8 +101,8 @@ def ask(
         document["former_seeds"] = former_seeds(document)
         document.pop("plan", None)  # It was of another question.
     document.pop("exhausted", None)  # The space: this sitting will find out.
-    asked = {**document, "study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
-    folder.write_document(asked)
+    asked = {"study": config.to_dict(), "inputs": dataclasses.asdict(inputs)}
+    folder.write_document({**document, "id": study_id, **asked})
     complete_extension(folder, config, space, inputs)
 
 

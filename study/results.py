@@ -1,4 +1,4 @@
-"""A study's results as plain values, read from its storage: nothing here writes.
+"""A study's results as plain values, read from its storage: nothing of it is written here.
 
 So it can look at a study that is half done, or that a driver is running right now.
 """

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Iterable
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +18,9 @@ from study.outcomes import Outcome
 from study.run_content import STATUSES, RunContent, encoder, metrics_at, since, texts
 from study.trials import BOOKKEEPING, TrialRecord
 from study.wording import caveats, cell_names, settings, splits_explained, varying_knobs
+
+# The tag of all runs that says which code made their numbers.
+GIT_SHA = "git_sha"
 
 
 class StudyContentBuilder:
@@ -37,7 +41,7 @@ class StudyContentBuilder:
         self,
         trials: list[TrialRecord],
         groups: list[Outcome],
-        rows: dict[str, dict[str, Any]],
+        contents: dict[str, RunContent],
         live: bool,
     ) -> RunContent:
         """The study's run.
@@ -45,7 +49,7 @@ class StudyContentBuilder:
         Args:
             trials: all that can be read.
             groups: the configurations that they make.
-            rows: a configuration's digest -> its line of the table, as `table_row` makes it.
+            contents: a configuration's digest -> what its run holds.
             live: whether a driver is at work.
         """
         began = min((t.began for t in trials), default=time.time())
@@ -57,9 +61,9 @@ class StudyContentBuilder:
         figures = _counts(decided, groups) if decided or extended else {}
         asked = {k: v for k, v in self.document.items() if k not in BOOKKEEPING}
         documents = {"study.json": json.dumps(asked, indent=2)} if asked else {}
+        known = [(g, contents[g.first.digest]) for g in groups if g.first.digest in contents]
         if groups:
-            known = [rows[g.first.digest] for g in groups if g.first.digest in rows]
-            documents["results.csv"] = _table(known)
+            documents["results.csv"] = _table([_row(g, c) for g, c in known])
         enough = len(current) >= self._wanted_trials or self.document.get("exhausted", False)
         done = len(decided) == len(current) and enough
         return RunContent(
@@ -78,6 +82,7 @@ class StudyContentBuilder:
                 "question": self.config.question,
                 "select_on": self.config.select_on,
                 "extended": str(len(extended)),
+                **_revisions(sha for _, c in known for sha in c.tags.get(GIT_SHA, "").split(",")),
                 MLFLOW_RUN_NOTE: self._description(groups),
             },
             documents=documents,
@@ -121,6 +126,7 @@ class StudyContentBuilder:
                 "select_on": self.config.select_on,
                 "encoder": encoder(first.configuration, records),
                 "stopped_early": json.dumps(outcome.state == STOPPED),
+                **_revisions(record.environment.get(GIT_SHA) for record in records),
                 **({"cell": cell} if cell else {}),
                 MLFLOW_RUN_NOTE: self._configuration_note(outcome),
                 **({"error": errors[0]} if errors else {}),
@@ -209,7 +215,13 @@ def _aggregates(finished: list[FitRecord]) -> dict[str, float]:
     return {**figures, "cases": len(finished)}
 
 
-def table_row(outcome: Outcome, content: RunContent) -> dict[str, Any]:
+def _revisions(shas: Iterable[str | None]) -> dict[str, str]:
+    """The tag of the git revisions that made a run's fits; none where nobody knows one."""
+    known = dict.fromkeys(sha for sha in shas if sha)
+    return {GIT_SHA: ",".join(known)} if known else {}
+
+
+def _row(outcome: Outcome, content: RunContent) -> dict[str, Any]:
     """A configuration's line of the study's table: column -> value.
 
     Args:

@@ -22,11 +22,13 @@ from typing import Any
 from study.config import StudyConfig
 from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
-from study.ledger import FAILED, FINISHED, STOPPED, FitRecord, Ledger, LedgerError
+from study.ledger import Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.outcomes import Outcome, outcomes
+from study.own_fits import OwnFits
+from study.run_content import RunContent
 from study.storage import Storage
-from study.study_content import StudyContentBuilder, table_row
+from study.study_content import StudyContentBuilder
 from study.trials import StudyFolder, TrialRecord
 
 logger = logging.getLogger(__name__)
@@ -56,11 +58,11 @@ class Mirror:
         self.fit_builder = FitContentBuilder(config, self.ledger)
         self.encoders = EncoderContents(config, storage)
         self.experiment = ExperimentRuns(config, storage, connect_seconds, rest)
-        self._finished: dict[str, FitRecord] = {}
-        # Of each run the records that it was last written from, and of each configuration a row of
-        # the table; configurations of which a driver expects nothing more.
+        self.fits = OwnFits(self.ledger, config.name, self._say)
+        # Of each run the records that it was last written from, and of each configuration what was
+        # written; configurations of which a driver expects nothing more.
         self._sources: dict[tuple[str, str], tuple] = {}
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._contents: dict[str, RunContent] = {}
         self._settled: set[str] = set()
         self._said: set[str] = set()
 
@@ -98,7 +100,7 @@ class Mirror:
         except LedgerError as e:
             self._say([str(e)])
         self._sources, self._settled = {}, set()
-        self.experiment.connect(self.builder.document.get("id"))
+        self.experiment.connect(self.builder.document.get("id") or self.folder.study_id())
 
     def _sync(self, live: bool) -> int:
         trials, unreadable = self.folder.read_trials()
@@ -107,7 +109,7 @@ class Mirror:
         study = ("study", self.config.name)
         runs = self.experiment.runs
         if study not in runs:
-            self.experiment.create(self.builder.study(trials, groups, self._rows, live))
+            self.experiment.create(self.builder.study(trials, groups, self._contents, live))
         written, encoders = self._write_encoders(trials, runs[study].id, live)
         owners: dict[str, str] = {}
         for group in groups:
@@ -116,15 +118,19 @@ class Mirror:
                 owners.setdefault(case.key, group.first.digest)
         written += sum(self._write_outcome(group, owners, live) for group in groups)
         expected = {("configuration", group.first.digest) for group in groups}
-        expected |= {("fit", key) for key in owners} | encoders
+        passed_over = self.fits.passed_over
+        expected |= {("fit", key) for key, by in owners.items() if key not in passed_over[by]}
+        expected |= encoders
         if not unreadable:
             written += self._retire(runs.keys() - expected - {study})
         if not live:
             # What an earlier driver left running and no readable record speaks of.
             written += sum(self.experiment.close(i) for i in runs.keys() - {study})
-        sources = (*trials, live, *self._rows.values())
+        sources = (*trials, live, *self._contents.values())
         if not self._is_same(study, sources):
-            written += self.experiment.write(self.builder.study(trials, groups, self._rows, live))
+            written += self.experiment.write(
+                self.builder.study(trials, groups, self._contents, live)
+            )
             self._sources[study] = sources
         return written
 
@@ -148,14 +154,14 @@ class Mirror:
         digest = outcome.first.digest
         if live and digest in self._settled:
             return 0
-        records = self._records(outcome)
+        records = self.fits.records(outcome)
         identity, sources = ("configuration", digest), (*outcome.trials, *records, live)
         written = 0
         if not self._is_same(identity, sources):
             parent = self.experiment.runs["study", self.config.name].id
             content = self.builder.configuration(outcome, records, parent, live)
             written += self.experiment.write(content)
-            self._rows[digest] = table_row(outcome, content)
+            self._contents[digest] = content
             self._sources[identity] = sources
         decided = {case.key: trial.decided for trial in outcome.trials for case in trial.cases}
         for record in records:
@@ -173,20 +179,9 @@ class Mirror:
             self._settled.add(digest)
         return written
 
-    def _records(self, outcome: Outcome) -> list[FitRecord]:
-        """The records of a configuration's fits, as far as they concern this study."""
-        keys = [case.key for case in outcome.cases]
-        # A finished fit never changes, and on an object store each look is a request.
-        known, wrong = self.ledger.read_all([key for key in keys if key not in self._finished])
-        self._say(wrong)
-        self._finished |= {record.key: record for record in known if record.status == FINISHED}
-        # What another study began is its own affair until it is finished.
-        begun = {r.key: r for r in known if r.study == self.config.name}
-        found = (self._finished.get(key) or begun.get(key) for key in keys)
-        return [r for r in found if r is not None and not _finished_elsewhere(outcome, r)]
-
     def _retire(self, left_behind: Iterable[tuple[str, str]]) -> int:
-        """Marks runs of what the study asked before it was extended to another question."""
+        """Marks runs of what is no part of the study: it was asked before the study was extended to
+        another question, or it was finished by others and no trial came to it."""
         written = 0
         for identity in left_behind:
             if self.experiment.retire(identity):
@@ -205,12 +200,3 @@ class Mirror:
             if line not in self._said:
                 self._said.add(line)
                 logger.warning("%s; it is left out of MLflow", line)
-
-
-def _finished_elsewhere(outcome: Outcome, record: FitRecord) -> bool:
-    """Whether another study finished a fit after this one's trial had stopped it or failed: that is
-    none of this study's results."""
-    if outcome.state not in (STOPPED, FAILED) or record.status != FINISHED:
-        return False
-    ends = [trial.ended for trial in outcome.trials if trial.ended is not None]
-    return bool(ends) and record.ended is not None and record.ended > max(ends)

@@ -5,10 +5,12 @@
 <storage>/studies/<name>/optuna.journal        copy of the driver's Optuna study, to look at
 <storage>/studies/<name>/driver/lease-....json held by the driver that runs it
 <storage>/studies/<name>/driver.log            what Ray, Optuna and MLflow said
+<storage>/ledger/study-<name>.json             the study's id, which its runs in MLflow are found by
 
 Beside a trial's first fit the ledger has a copy of the trial, so that it alone tells the study.
 """
 
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass, field
@@ -124,6 +126,7 @@ class StudyFolder:
         self.journal = f"{self.path}/optuna.journal"
         self.log = f"{self.path}/driver.log"
         self._ledger, self._copy = Ledger(storage), f"trial-{name}.json"
+        self._identity = f"{Ledger.root}/study-{name}.json"
         self._documents = Documents(storage)
         self._counted: set[int] = set()
 
@@ -158,6 +161,17 @@ class StudyFolder:
                 f"{e}; remove it and give the study's own command, with all its flags and --study "
                 f"{self.name}"
             ) from e
+
+    def study_id(self) -> str | None:
+        """The id of the study of this name, whose document may be lost; None where the ledger does
+        not have it."""
+        with contextlib.suppress(FileNotFoundError, LedgerError):
+            return read_document(self.storage, self._identity, dict).get("id")
+        return None
+
+    def keep_study_id(self, study_id: str) -> None:
+        """Keeps the study's id in the ledger, which outlives the study's own documents."""
+        write_document(self.storage, self._identity, {"id": study_id})
 
     def write_document(self, document: dict[str, Any]) -> None:
         """Replaces the study's document."""

@@ -87,6 +87,7 @@ def records(folder):
 
 
 def mlflow_runs(folder, name="mine"):
+    """The runs of a study, in all experiments: it should have one."""
     client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(name)
-    return client.search_runs([experiment.experiment_id])
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return client.search_runs(experiments, f"tags.study = '{name}'")

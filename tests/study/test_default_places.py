@@ -12,6 +12,7 @@ from study.__main__ import main
 from study.arguments import parse
 from study.console import next_steps
 from study.default_places import default_storage, default_tracking_uri
+from study.question import moved_tracking
 from study.run import main as run
 from study.storage import Storage
 from study.trials import StudyFolder
@@ -52,14 +53,46 @@ def test_an_empty_variable_is_none(monkeypatch):
     assert (default_storage(), default_tracking_uri()) == ("runs", None)
 
 
-def test_a_study_keeps_its_own_mlflow_when_it_is_gone_on_with(places, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flag", ["--resume", "--study"])
+def test_a_study_keeps_its_own_mlflow_when_it_is_gone_on_with(flag, places, tmp_path, monkeypatch):
     with_one = made("--study", "one")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     without = made("--study", "two")
+    assert parse([flag, "one"])[0].mlflow_uri == places[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'another.db'}")
-    assert parse(["--resume", "one"])[0].mlflow_uri == with_one.mlflow_uri == places[1]
-    assert parse(["--resume", "two"])[0].mlflow_uri == without.mlflow_uri
+    assert parse([flag, "one"])[0].mlflow_uri == with_one.mlflow_uri == places[1]
+    assert parse([flag, "two"])[0].mlflow_uri == without.mlflow_uri
     assert without.mlflow_uri.startswith(f"sqlite:///{places[0]}")
+
+
+def test_a_study_whose_name_follows_from_its_question_keeps_its_mlflow_too(places, monkeypatch):
+    made()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "an address that does not count any more")
+    assert parse([])[0].mlflow_uri == places[1]
+
+
+def test_a_flag_moves_a_study_to_another_mlflow_and_that_is_said(places, tmp_path):
+    config = made("--study", "one")
+    folder = StudyFolder(Storage(config.storage), "one")
+    assert moved_tracking(folder, parse(["--study", "one"])[0]) == []
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    for flag in ("--resume", "--study"):
+        moved = parse([flag, "one", "--tracking-uri", other])[0]
+        assert moved.mlflow_uri == other
+        (line,) = moved_tracking(folder, moved)
+        assert f"in {other}; `python -m study sync one --tracking-uri {places[1]}`" in line
+    assert moved_tracking(StudyFolder(folder.storage, "new"), config) == []
+
+
+def test_a_file_of_sqlite_is_the_same_one_from_every_folder(places, tmp_path, monkeypatch):
+    here = f"sqlite:///{tmp_path / 'here' / 'own.db'}"
+    assert made("--study", "one", "--tracking-uri", "sqlite:///own.db").mlflow_uri == here
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own.db?timeout=60")
+    assert parse([])[0].mlflow_uri == f"{here}?timeout=60"
+    monkeypatch.chdir(tmp_path)
+    assert parse(["--resume", "one"])[0].mlflow_uri == here
+    server = "postgresql+psycopg2://user@host/mlflow"
+    assert parse(["--tracking-uri", server])[0].mlflow_uri == server
 
 
 def test_an_address_that_is_none_is_refused_with_the_name_of_the_variable(

@@ -139,6 +139,22 @@ def overwrite_all(folder):
         path.write_bytes(b"nonsense")
 
 
+def test_a_fit_that_another_study_goes_on_with_is_kept_as_it_was_left(
+    first_fit, make_context, tmp_path
+):
+    mine, other = (make_context(tmp_path, f"--study {name}") for name in ("mine", "other"))
+    configuration, case = first_fit(mine)
+    ledger = Ledger(Storage(tmp_path))
+    for iteration in (2, 4):  # One's own sittings are all in the record.
+        left_off(mine, configuration, case, iteration)
+    assert ledger.left(case.key, "mine") is None
+    left = ledger.read(case.key)
+    record, _ = fit(other, configuration, case)
+    assert (record.study, record.status) == ("other", "finished")
+    assert ledger.left(case.key, "mine") == left
+    assert [sitting["study"] for sitting in record.sittings] == ["mine", "mine", "other"]
+
+
 @pytest.mark.parametrize(
     ("damage", "begins", "said"),
     [

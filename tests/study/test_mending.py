@@ -1,6 +1,7 @@
 """A study's trials are told by the ledger too, and a question changes as a whole."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -251,7 +252,7 @@ def test_a_grids_trials_keep_their_numbers_in_whatever_order_they_are_begun(tmp_
     assert plan.unbegun == {0, 2, 3, 5}
     # Those that were passed over are no lost ones, which the whole ledger is read for.
     read = {name for name in study.storage.reads if name.startswith("ledger/")}
-    assert read == {f"ledger/{trials[4].cases[0].key}/record.json"}
+    assert read == {f"ledger/{trials[4].cases[0].key}/record.json", "ledger/study-mine.json"}
     assert plan.notes == ()
     # One that was begun is missed, whatever was begun before it.
     study.remove_trials(4)
@@ -366,3 +367,19 @@ def test_a_study_that_is_killed_while_it_is_extended_asks_one_question_as_a_whol
     ]
     assert "extending" not in resumed.folder.read_document()
     assert len(resumed.folder.read_document().get("extended", [])) == (written > 0)
+
+
+def test_a_study_keeps_its_id_whichever_of_its_documents_are_lost(tmp_path):
+    def opened(where="a"):
+        folder = Study(tmp_path / where).open().folder
+        return folder.read_document()["id"], folder.study_id()
+
+    known, kept = opened()
+    assert known == kept
+    shutil.rmtree(tmp_path / "a" / "studies")
+    assert opened() == (known, known)
+    (tmp_path / "a" / "ledger" / "study-mine.json").write_bytes(b"{")
+    assert opened() == (known, known)
+    assert Ledger(Storage(tmp_path / "a")).keys() == []
+    # One of the same name on another storage is another one.
+    assert known not in opened("b")

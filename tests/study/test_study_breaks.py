@@ -106,6 +106,7 @@ def test_broken_documents_are_mended_from_the_others(tmp_path, grid):
     assert StudyFolder(Storage(folder), "mine").trials() == trials
     assert records(tmp_path) == after
     assert len(mlflow_runs(tmp_path)) == 1 + 2 + 2
+    assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
 
 
 def test_an_extended_study_does_only_what_is_new(tmp_path):

@@ -34,6 +34,10 @@ def entry(iteration, **metrics):
     }
 
 
+def sitting(study):
+    return {"began": 90.0, "iteration": 0, "host": "here", "study": study}
+
+
 def fit(key, status, **changes):
     history = [entry(5, select_pixel_ap=0.2), entry(10, select_pixel_ap=0.4, report_pixel_ap=0.3)]
     values = dict(
@@ -44,7 +48,7 @@ def fit(key, status, **changes):
         iterations=10, best_iteration=5, seconds=12.0, writing_seconds=0.5, peak_memory_mb=345.0,
         system=[{"time": 95.0, "cpu_utilization_percentage": 50.0},
                 {"time": 105.0, "cpu_utilization_percentage": 70.0}],
-        sittings=[{"began": 90.0, "iteration": 0, "host": "here", "study": "mine"}],
+        sittings=[sitting(changes.get("study", "mine"))],
         environment={"git_sha": "abc", "git_dirty": True}, began=90.0, ended=120.0,
     )  # fmt: skip
     return FitRecord(**{**values, **changes})
@@ -71,9 +75,10 @@ def make_study(where, name, uri, **changes):
     storage = Storage(where)
     folder, ledger = StudyFolder(storage, name), Ledger(storage)
     folder.write_document({"study": config.to_dict(), "inputs": {}})
-    for key, seed, ap in (("a0", 0, 0.3), ("a1", 1, 0.5)):
+    for key, seed, ap, sha in (("a0", 0, 0.3, "abc"), ("a1", 1, 0.5, "def")):
+        changes = {"seed": seed, "study": name, "environment": {"git_sha": sha, "git_dirty": True}}
         metrics = {"select_pixel_ap": 0.4, "report_pixel_ap": ap}
-        ledger.write(fit(key, "finished", seed=seed, metrics=metrics, study=name))
+        ledger.write(fit(key, "finished", metrics=metrics, **changes))
         put(config, key, CHECKPOINT, "worst.png", "curves.csv")
     ledger.write(fit("b0", "stopped", study=name))
     ledger.write(fit("c0", "failed", study=name, error="NonFiniteLoss: it blew up"))
@@ -81,7 +86,7 @@ def make_study(where, name, uri, **changes):
         fit("d0", "begun", study=name, ended=None, history=[entry(5, select_pixel_ap=0.2)])
     )
     folder.write_trial(trial(0, "finished", "a0", "a1", value=0.4))
-    folder.write_trial(trial(1, "stopped", "b0", "b1", intermediate={1: 0.2}))
+    folder.write_trial(trial(1, "stopped", "b0", "b1"))
     folder.write_trial(trial(2, "failed", "c0", "c1", error="NonFiniteLoss: it blew up"))
     folder.write_trial(trial(3, "begun", "d0", "d1", ended=None))
     return config
@@ -203,6 +208,8 @@ def check_full_study(study):
     assert (name, digest) == ("synthetic/wood@64/report", "d" * 36)
     assert profile == {"num_images": 5, "protocol": "holdout"}
 
+    assert middle.data.tags["git_sha"] == top.data.tags["git_sha"] == "abc,def"
+    assert found["configuration", "c1"].data.tags["git_sha"] == "abc"
     assert middle.data.metrics["cases"] == 2
     assert middle.data.metrics["objective"] == 0.4
     assert middle.data.metrics["report_pixel_ap_mean"] == pytest.approx(0.4)
@@ -628,13 +635,22 @@ def test_studies_of_one_name_on_two_storages_do_not_take_each_others_runs(tmp_pa
         assert found["fit", "d0"].info.status == "RUNNING"
         assert "retired" not in found["fit", "d0"].data.tags
     assert Mirror(configs[1]).sync(live=True) == 0
+    # Where the document is lost, the ledger says whose runs are whose.
+    folder, before = parts(configs[1])[0], everything(configs[0])
+    folder.keep_study_id("1" * 32)
+    folder.storage.write(f"{folder.path}/study.json", b"{")
+    Mirror(configs[1]).sync(live=False)
+    assert everything(configs[0]) == before
+    assert {r.info.experiment_id for r in runs(configs[1])[1].values()} < ids
+    assert len(client.search_experiments()) == 1 + 2  # and MLflow's default one
 
 
 def test_what_another_study_finished_of_a_stopped_trial_is_not_its_result(tmp_path):
     config = make_study(tmp_path, "mine", f"sqlite:///{tmp_path}/mlflow.db")
     Mirror(config).sync(live=False)
     _, ledger = parts(config)
-    ledger.write(fit("b0", "finished", study="other", began=90.0, ended=500.0))
+    sittings = [sitting("mine"), sitting("other")]
+    ledger.write(fit("b0", "finished", study="other", sittings=sittings, ended=500.0))
     Mirror(config).sync(live=False)
     _, found = runs(config)
     run = found["fit", "b0"]
@@ -642,3 +658,69 @@ def test_what_another_study_finished_of_a_stopped_trial_is_not_its_result(tmp_pa
     assert run.data.tags["stopped_early"] == "true"
     assert "reused_from" not in run.data.tags
     assert "cases" not in found["configuration", "c1"].data.metrics
+
+
+def test_what_others_finished_of_cases_that_no_trial_came_to_is_left_behind(study):
+    folder, ledger = parts(study)
+    ledger.write(fit("d0", "finished", study=study.name))
+    ledger.write(fit("d1", "finished", study="other", seed=1))
+    Mirror(study).sync(live=True)
+    _, found = runs(study)
+    assert found["fit", "d1"].data.tags["reused_from"] == "other"
+    # The worker's clock is ahead of the driver's, by which the trial ended before its fit.
+    ledger.write(fit("d0", "finished", study=study.name, ended=180.0))
+    folder.write_trial(trial(3, "stopped", "d0", "d1", intermediate={1: 0.4}))
+    Mirror(study).sync(live=False)
+    _, found = runs(study)
+    assert found["fit", "d0"].info.status == "FINISHED"
+    assert found["fit", "d1"].data.tags["retired"] == "true"
+    assert found["configuration", "c3"].data.metrics["cases"] == 1
+    assert Mirror(study).sync(live=False) == 0
+
+
+def test_what_others_took_over_before_mlflow_was_there_is_told_as_it_was_left(tmp_path, database):
+    def told(study):
+        return {
+            key: (
+                *run[1:4],
+                {k: v for k, v in run[4].items() if k not in ("study", "mlflow.parentRunId")},
+                {k: [(m.value, m.step, m.timestamp) for m in line] for k, line in run[5].items()},
+                *run[6:],
+            )
+            for (level, key), run in everything(study).items()
+            if level == "fit"
+        }
+
+    present, absent = (
+        make_study(tmp_path / name, f"{name}-{tmp_path.name.replace('_', '-')}", database)
+        for name in ("present", "absent")
+    )
+    Mirror(present).sync(live=False)
+    for study in (present, absent):
+        _, ledger = parts(study)
+        for key, status in (("b0", "finished"), ("c0", "begun"), ("d0", "begun")):
+            mine = ledger.read(key)
+            ledger.leave(mine)
+            sittings = [*mine.sittings, sitting("other")]
+            changes = {"study": "other", "sittings": sittings, "ended": 200.0}
+            ledger.write(dataclasses.replace(fit(key, status), **changes))
+        put(study, "b0", CHECKPOINT, "worst.png")
+        Mirror(study).sync(live=False)
+    assert told(absent) == told(present)
+    assert told(absent).keys() == {"a0", "a1", "b0", "c0", "d0"}
+    _, found = runs(absent)
+    statuses = {key: found["fit", key].info.status for key in ("b0", "c0", "d0")}
+    assert statuses == {"b0": "KILLED", "c0": "FAILED", "d0": "KILLED"}
+    assert Mirror(absent).sync(live=False) == 0
+
+
+def test_a_fit_that_was_taken_over_before_it_was_marked_ends_with_its_trial(study):
+    folder, ledger = parts(study)
+    ledger.leave(ledger.read("d0"))
+    sittings = [sitting(study.name), sitting("other")]
+    ledger.write(fit("d0", "begun", study="other", sittings=sittings))
+    folder.write_trial(trial(3, "failed", "d0", "d1", error="its worker died"))
+    Mirror(study).sync(live=True)
+    run = runs(study)[1]["fit", "d0"]
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "its worker died")
+    assert run.info.end_time == 120_000
