@@ -22,6 +22,7 @@ from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
 from study.machine import own_resources
 from study.machine_files import journal_path, kept_estimate
+from study.outages import Outages, waiting_out
 from study.packing import concurrency
 from study.plan import Plan, make_plan
 from study.question import open_study
@@ -105,13 +106,18 @@ def run_study(
                 config, space, inputs, folder, lease, plan, journal_path(config), encoders
             )
             work = _make_encoders if encoders_only else _do_trials
-            code = work(sitting, console, interrupts)
+            with waiting_out(Outages(partial(_say, console))):
+                code = work(sitting, console, interrupts)
         except KeyboardInterrupt:
             console.print("Ended at once.", style="yellow")
     if interrupts.received and code != INTERRUPTED:
         code = INTERRUPTED
         next_steps(console, config, None)
     return code
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> int:

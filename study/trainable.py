@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import platform
 import time
@@ -18,6 +19,7 @@ from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
 from study.nodes import check_this_node, this_node
+from study.outages import Outages, waiting_out
 from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
     ERROR,
@@ -36,6 +38,8 @@ from study.trials import Case
 
 # Seconds between signs of life to Tune, and between looks at the driver's lease.
 HEARTBEAT_SECONDS, LOOK_SECONDS = 3.0, 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit] = Fit) -> None:
@@ -56,8 +60,9 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
     torch.set_num_threads(context.study.cpus_per_trial)
     keep_to_share(context.study.gpus_per_trial)
     try:
-        check_this_node(context)
-        _walk_cases(config, context, make_fit)
+        with waiting_out(Outages(logger.warning)):
+            check_this_node(context)
+            _walk_cases(config, context, make_fit)
     except StorageError as e:
         tune.report({FATAL: str(e), FINAL: True})
     except WrongNode as e:
@@ -118,7 +123,8 @@ class DriverWatch:
     """
 
     def __init__(self, context: StudyContext) -> None:
-        self._follower = context.driver and Follower(Storage(context.study.storage), context.driver)
+        storage = Storage(context.study.storage).at_once
+        self._follower = context.driver and Follower(storage, context.driver)
         self._looked, self._over = time.monotonic(), False
 
     def is_over(self) -> bool:
