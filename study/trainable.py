@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import platform
 import time
 from statistics import fmean
 from typing import Any
@@ -18,7 +17,7 @@ from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.nodes import check_this_node, this_node
+from study.nodes import check_this_node, wrong_node
 from study.outages import Outages, waiting_out
 from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
@@ -30,8 +29,6 @@ from study.reports import (
     MORE_GPU,
     OBJECTIVE,
     RUNG,
-    WHY,
-    WRONG_NODE,
 )
 from study.storage import Storage, StorageError
 from study.trials import Case
@@ -47,7 +44,7 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
 
     Reports the mean objective of the cases finished so far, at whole cases; where there is one
     case only, at its evaluations in stage two. A configuration that cannot work is reported, not
-    raised: Tune tries again what raises, and that is for workers that die.
+    raised: what raises is tried again, and that is for workers that die.
 
     Args:
         config: {'configuration': every knob, 'cases': each as a dict, 'trial_number': its
@@ -66,7 +63,7 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
     except StorageError as e:
         tune.report({FATAL: str(e), FINAL: True})
     except WrongNode as e:
-        tune.report({WRONG_NODE: this_node(), WHY: f"{platform.node()}: {e}", FINAL: True})
+        tune.report({**wrong_node(e), FINAL: True})
     except Exception as e:
         if not (context.more_memory and lacks_memory(e)):
             raise

@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -19,13 +21,16 @@ from study.arguments import parse
 from study.cluster import Room, leaving_out, settle
 from study.driver import driver_lease
 from study.driver_log import RAY_ENVIRONMENT
+from study.encoder_needs import encoders_to_make, needed_encoders
+from study.encoders import EncoderStore
 from study.fits import Fit
 from study.gpu_memory import keep_peak, kept_peak, largest_configuration
 from study.inputs import prepare
 from study.ledger import Ledger
-from study.nodes import alive_nodes, demands_of
+from study.nodes import alive_nodes, demands_of, this_node
 from study.packing import Peak
 from study.plan import make_plan
+from study.preparation import make_encoders
 from study.question import open_study
 from study.sitting import Sitting
 from study.storage import Storage
@@ -189,6 +194,71 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
     assert search.fatal is None
     assert [trial.state for trial in trials] == ["finished"] * 3
     assert [len(fit.sittings) for fit in fits] == [1] * 3
+
+
+def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
+    space = tmp_path / "one.py"
+    space.write_text("'Which?'\nCELLS = {'a': {'global_ratio': 0.25}}\nFIXED = {'ffc_layers': 1}\n")
+    with sitting_of(tmp_path, [*TINY, "--space", str(space), *recipe.split()]) as sitting:
+        store = EncoderStore(sitting.folder.storage)
+        needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
+        needs, _ = encoders_to_make(needs, store)
+        asked = frozenset(node.id for node in alive_nodes())
+        bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+        wrong = next(node.id for node in alive_nodes() if node.id not in asked)
+        try:
+            room = Room(5, 0.0, demands_of(sitting.config, []), asked)
+            left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
+            ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+            ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
+            context = make_context(sitting, room)
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(tell_when_left_out, left_out, known)
+                make_encoders(needs, context, (5, 0.0), ending, left_out, Console())
+        finally:
+            cluster.remove_node(bad)
+    assert left_out.ids == [wrong]
+    assert ending.fatal is None
+    (record,) = store.read_all(list(needs))[0]
+    assert (record.status, len(record.sittings)) == ("finished", 1)
+
+
+class DoomedFit(Fit):
+    """Stays where it is after four iterations, on a node that is to be lost."""
+
+    node = ""
+
+    def _followed(self, *arguments):
+        for progress in super()._followed(*arguments):
+            yield progress
+            while progress.iteration == 4 and this_node() == self.node:
+                time.sleep(0.1)
+
+
+def lose(cluster, node, ledger, known):
+    """Ends a node as soon as a fit has come to its fourth iteration there; then says so."""
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        if any(fit.iteration == 4 for fit in ledger.read_all(ledger.keys())[0]):
+            break
+        time.sleep(0.1)
+    cluster.remove_node(node, allow_graceful=False)
+    known.touch()
+
+
+def test_a_fit_whose_node_is_lost_goes_on_elsewhere_and_needs_no_retry(cluster, grid, tmp_path):
+    with sitting_of(tmp_path, [*grid, "--retries", "0"]) as sitting:
+        before, known = {node.id for node in alive_nodes()}, tmp_path / "known"
+        doomed = cluster.add_node(num_cpus=1)
+        (DoomedFit.node,) = {node.id for node in alive_nodes()} - before
+        # All other cores are taken until it is lost.
+        ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lose, cluster, doomed, Ledger(sitting.folder.storage), known)
+            trials, fits, _ = go_through(sitting, Room(5, 0.0), tmp_path, DoomedFit)
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    begun_at = [[sitting["iteration"] for sitting in fit.sittings] for fit in fits]
+    assert sorted(begun_at) == [[0], [0], [0, 4]]
 
 
 class HungryFit(Fit):
