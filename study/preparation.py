@@ -103,12 +103,12 @@ def make_encoders(
     """
     if not needs:
         return
-    work = ray.remote(make_encoder).options(
+    work = ray.remote(
         num_cpus=context.study.cpus_per_trial,
         # Shares are of what fits need; a making may need more.
         num_gpus=math.ceil(slots[1]),
         max_retries=0,  # Ray would count the machines that were lost.
-    )
+    )(make_encoder)
     shared, waiting, running = ray.put(context), list(needs), {}
     crashes = dict.fromkeys(needs, 0)
     with _Line(console, context, needs) as line:

@@ -7,9 +7,12 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-# What Ray's message has when its memory monitor has killed a worker, and when a machine was lost.
-# Ray's own mark, `preempted`, is there only where a cloud had announced that to Ray.
-MEMORY, LOST_NODE = "out of memory issue", "its node has died"
+# What Ray's message has when its memory monitor has killed a worker.
+MEMORY = "out of memory issue"
+# When a machine was lost: Ray has missed it, or a connection broke and a second later nobody had
+# told Ray that the worker is dead, as a machine that is alive does at once. Ray's own mark,
+# `preempted`, is there only where a cloud had announced the loss.
+LOST_NODE = ("its node has died", "may or may not have been executed on the actor")
 # Where Linux counts the processes that it killed for lack of memory.
 _COUNTERS = Path("/proc/vmstat")
 
@@ -33,9 +36,10 @@ class WorkerDeaths(Callback):
         """Whether a trial that failed did so because its machine is no more, or is cut off.
 
         Where a machine ends its processes before Ray misses it, they have died by themselves as
-        far as Ray knows.
+        far as Ray knows; and one that is too busy to tell of a worker's death looks lost.
         """
-        return LOST_NODE in self._error(trial_id)
+        error = self._error(trial_id)
+        return any(said in error for said in LOST_NODE)
 
     def lacked_memory(self, trial_id: str) -> bool:
         """Whether Ray has killed a trial's worker because the machine's memory was nearly full."""

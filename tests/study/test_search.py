@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.exceptions import ActorUnavailableError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -511,15 +512,16 @@ def test_small_trials_wait_for_one_that_came_back_until_it_has_its_place():
 
 
 def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
-    lost, died = tmp_path / "lost.txt", tmp_path / "died.txt"
+    lost, died, cut = (tmp_path / f"{name}.txt" for name in ("lost", "died", "cut"))
     said = (
         "Failure # 1 (occurred at 2026-01-01)\nThe actor died unexpectedly before finishing this "
     )
     lost.write_text(f"{said}task.\nThe actor died because its node has died. Node Id: 12ab")
     died.write_text(f"{said}task.\nThe actor is dead because its worker process has died.")
+    cut.write_text(f"Failure # 1\n{ActorUnavailableError('Socket closed', None)}")
     study = Study(retries=1)
     first = study.search.suggest("0")
-    for i, error in enumerate([lost, lost, died, lost]):
+    for i, error in enumerate([lost, cut, died, lost]):
         study.of_tune(str(i), "ERROR", error)
         study.search.on_trial_complete(str(i), None, error=True)
         assert study.trials[0].state == "begun"
