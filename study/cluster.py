@@ -18,9 +18,17 @@ from rich.console import Console
 from study.config import AUTO, StudyConfig, StudyError
 from study.failures import last_line
 from study.gpu_memory import begin_measuring, keep_peak, kept_peak, largest_configuration
-from study.left_out import LeftOut
+from study.left_out import LeftOut, selector
 from study.nodes import LOOK_SECONDS, Node, alive_nodes, ask_nodes, demands_of
-from study.packing import Peak, Resources, chosen_share, concurrency, gpus_of_trial, trials_on
+from study.packing import (
+    Peak,
+    Resources,
+    chosen_share,
+    concurrency,
+    gpus_of_trial,
+    trials_on,
+    whole_gpu,
+)
 from study.sitting import Sitting
 from study.storage import Storage
 
@@ -30,8 +38,6 @@ CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
 JOIN_SECONDS = 900.0
 # What the head has among its resources.
 HEAD = "node:__internal_head__"
-# Of a node's labels, the one that Ray gives it by itself.
-NODE_ID = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,8 @@ def placement(cpus: int, gpus: float, config: dict[str, Any]) -> tune.PlacementG
         config: of Tune's trial.
     """
     bundle = {"CPU": cpus, "GPU": gpus_of_trial(gpus, config["gpus"])}
-    if not config["left_out"]:
-        return tune.PlacementGroupFactory([bundle])
-    elsewhere = {NODE_ID: f"!in({','.join(config['left_out'])})"}
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
+    elsewhere = selector(config["left_out"])
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=elsewhere and [elsewhere])
 
 
 def _with_share(
@@ -162,8 +166,8 @@ def _gpus_wanted(config: StudyConfig, full_grown: list[Resources] | None) -> flo
     if config.gpus_per_trial not in (None, AUTO):
         return config.gpus_per_trial
     nodes = [*(node.resources for node in alive_nodes()), *(full_grown or [])]
-    if any(node.get("GPU") for node in nodes):
-        return 1.0
+    if whole := whole_gpu(nodes, config.cpus_per_trial):
+        return whole
     # Who asks for shares on a cluster that nothing is known of means GPUs that are to come.
     return 1.0 if config.gpus_per_trial == AUTO and full_grown is None else 0.0
 

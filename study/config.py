@@ -76,7 +76,7 @@ class StudyConfig:
         num_trials: of a search: distinct configurations, those of earlier sittings counted.
         confirm: fresh seeds on which the best configuration and the default are fitted when the
             study is done; 0 for none.
-        retries: how often a trial whose worker died is tried again.
+        retries: how often a trial whose worker died is tried again; lost machines do not count.
         cpus_per_trial, gpus_per_trial, max_concurrent: what runs at once; None asks the machine,
             'auto' measures the memory of a fit and takes a share of a GPU.
         log_checkpoints: which checkpoint of each fit is copied into MLflow: its last one, the one

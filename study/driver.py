@@ -20,6 +20,7 @@ from study.inputs import Inputs
 from study.leases import STALE_SECONDS, Lease, Waiter, describe
 from study.ledger import FAILED, FINISHED, Ledger
 from study.machine_files import journal_path
+from study.outages import Outages, waiting_out
 from study.plan import Plan, make_plan
 from study.question import moved_tracking, open_study
 from study.signals import INTERRUPTED, Interrupts
@@ -101,13 +102,18 @@ def run_study(
                 config, space, inputs, folder, lease, plan, journal_path(config), encoders
             )
             work = _make_encoders if encoders_only else _do_trials
-            code = work(sitting, console, interrupts)
+            with waiting_out(Outages(partial(_say, console))):
+                code = work(sitting, console, interrupts)
         except KeyboardInterrupt:
             console.print("Ended at once.", style="yellow")
     if interrupts.received and code != INTERRUPTED:
         code = INTERRUPTED
         next_steps(console, config, None)
     return code
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _do_trials(sitting: Sitting, console: Console, interrupts: Interrupts) -> int:

@@ -1,9 +1,12 @@
 """What `--dry-run` says: what a study asks for, what there is, and what the rest will cost."""
 
 import dataclasses
+import os
+import platform
 import tempfile
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from ffcad.config import TrainConfig
@@ -94,6 +97,7 @@ def dry_run(config: StudyConfig, space: Space, sought: Sought, console: Console)
     console.print(config.question, highlight=False, markup=False)
     for line in (
         plan.describe(config),
+        *describe_place(bool(os.environ.get("RAY_ADDRESS"))),
         *describe(found, disk, sought.price),
         *describe_more(config, space, seconds),
         *describe_power(config, space, metrics),
@@ -132,6 +136,25 @@ def describe(found: Estimate, disk: float, price: float | None) -> list[str]:
             cost = f"about {price * found.gpu_hours:.2f}" if found.gpus else "none, without a GPU"
             lines.append(f"money: {cost}, at {price:g} per GPU-hour")
     lines.append(f"disk: about {disk / 1e9:.1f} GB")
+    return lines
+
+
+def describe_place(on_cluster: bool) -> list[str]:
+    """Whose times and places an estimate is of, in lines.
+
+    Args:
+        on_cluster: whether the study would run on a cluster.
+    """
+    resources, gpu = own_resources(), "no GPU"
+    if count := resources["GPU"]:
+        gpu = f"{count} x {torch.cuda.get_device_name()}"
+    lines = [f"machine: {platform.node()}, {_number(resources['CPU'], 'core')}, {gpu}"]
+    if on_cluster:
+        lines.append(
+            "note: the cluster was neither asked nor measured. Time, trials at once, GPU-hours and "
+            "money are those of the machine above alone; give the same line on a worker, with "
+            "RAY_ADDRESS unset, for what its GPUs would take"
+        )
     return lines
 
 
@@ -231,7 +254,7 @@ def _seconds(
             )
     return (
         seconds_measured(speeds[0], speeds[-1], images),
-        f"measured on {category}, with nothing beside it",
+        f"measured on {category} on this machine, with nothing beside it",
     )
 
 

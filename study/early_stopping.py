@@ -1,6 +1,7 @@
 """Ray's trial scheduler, rebuilt from a study's trials."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -9,6 +10,32 @@ from study.reports import OBJECTIVE, RUNG
 from study.trials import TrialRecord
 
 REDUCTION_FACTOR = 2
+
+
+class HalvingByNumber(ASHAScheduler):
+    """Knows trials by their numbers: one that came back is another one of Tune's, and passes again
+    the rungs that it has passed, as itself."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Is called by Tune, as the others are."""
+        super().on_trial_add(tune_controller, _by_number(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        return super().on_trial_result(tune_controller, _by_number(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its last result counts, too."""
+        super().on_trial_complete(tune_controller, _by_number(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """It is not run any more."""
+        super().on_trial_remove(tune_controller, _by_number(trial))
+
+
+def _by_number(trial: Any) -> SimpleNamespace:
+    """All that successive halving looks at of a trial of Tune."""
+    return SimpleNamespace(trial_id=trial.config["trial_number"])
 
 
 def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:
@@ -20,7 +47,7 @@ def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:
     """
     if rungs < 2:
         return FIFOScheduler()
-    scheduler = ASHAScheduler(
+    scheduler = HalvingByNumber(
         time_attr=RUNG,
         metric=OBJECTIVE,
         mode="max",
@@ -32,8 +59,8 @@ def make_scheduler(rungs: int, trials: list[TrialRecord]) -> TrialScheduler:
     for record in trials:
         if record.state not in STATES:
             continue
-        # Ray keeps no rungs over a restart. It knows a trial by its id, so a name is enough.
-        former = SimpleNamespace(trial_id=f"former-{record.number}")
+        # Ray keeps no rungs over a restart.
+        former = SimpleNamespace(config={"trial_number": record.number})
         scheduler.on_trial_add(None, former)
         for rung, value in sorted(record.intermediate.items()):
             scheduler.on_trial_result(None, former, {RUNG: rung, OBJECTIVE: value})

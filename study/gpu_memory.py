@@ -1,6 +1,13 @@
 """How much of a GPU's memory a space's largest configuration takes: measured once on each kind.
 
-<storage>/gpus/<kind>/<method version>-<digest>.json
+Measured is one process that has a whole GPU of the kind: some iterations of each stage and an
+inspection, on images of the study's first category; its context and kernels count as well as what
+torch's allocator has reserved. One that runs out of memory took all that there is. What came out is
+kept on the storage, for all studies whose largest configuration is the same:
+
+    <storage>/gpus/<kind and memory>/<method version>-<configuration's digest>.json
+
+A file that cannot be read is measured anew.
 """
 
 import re
@@ -53,11 +60,11 @@ def largest_configuration(space: Space) -> TrainConfig:
 
 
 def kept_peak(storage: Storage, gpu: str, total_mb: float, largest: TrainConfig) -> Peak | None:
-    """What was measured before; None where nothing was.
+    """What was measured before; None where nothing was, or it cannot be read.
 
     Args:
         storage: where it is kept.
-        gpu, total_mb: the kind of GPU.
+        gpu, total_mb: the kind of GPU, as CUDA names it, and its memory in 10**6 bytes.
         largest: the configuration.
     """
     try:
@@ -74,7 +81,16 @@ def keep_peak(storage: Storage, peak: Peak, largest: TrainConfig) -> None:
 
 
 def begin_measuring(config: StudyConfig, largest: TrainConfig, node: str) -> ray.ObjectRef:
-    """Measures in a task that has a whole GPU of a node; the process ends with it."""
+    """Measures in a task that has a whole GPU of a node; the process ends with it.
+
+    Args:
+        config: the study; a trial's cores are the task's.
+        largest: its largest configuration.
+        node: Ray's id of a node that has a GPU of the kind.
+
+    Returns:
+        The task, whose result is a `Peak`.
+    """
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     measure = ray.remote(max_calls=1)(measure_peak)
     return measure.options(
@@ -83,11 +99,14 @@ def begin_measuring(config: StudyConfig, largest: TrainConfig, node: str) -> ray
 
 
 def measure_peak(config: StudyConfig, largest: dict[str, Any]) -> Peak:
-    """What a worker does: trains a few iterations of each stage, and inspects.
+    """What a worker does: trains some iterations of each stage, and inspects.
 
     Args:
         config: the study.
-        largest: its largest configuration.
+        largest: every knob of its largest configuration.
+
+    Raises:
+        RuntimeError: if there is no GPU here.
     """
     from study.measuring import measured_peak
 

@@ -20,6 +20,7 @@ from study.context import StudyContext
 from study.failures import in_one_line, lacks_memory, raise_if_disk
 from study.leases import Lease, LeaseLost, Waiter, describe
 from study.ledger import CHECKPOINT, FAILED, FINISHED, LedgerError, Records
+from study.outages import passes
 from study.resuming import resumed
 from study.storage import StorageError
 
@@ -149,19 +150,34 @@ class LeasedWork(ABC, Generic[Kind]):
 
     def _worked(self, lease: Lease) -> Iterator[Kind | None]:
         """The work by the holder of its lease; tells a machine's trouble from the work's own."""
-        try:
-            with self.records.working_folder(self.key) as folder:
-                yield from self._done_in(folder, lease)
-        except (StorageError, LeaseLost):
-            raise
-        except Exception as e:
-            raise_if_disk(e, self.records.storage.where)
-            self._write(error=in_one_line(e), **self._sampled())
-            hopeless = lacks_memory(e) and not self.context.more_memory
-            if not isinstance(e, self.hopeless) and not hopeless:
-                # A machine's trouble is tried again; the record tells why if that fails too.
+        storage, tried_at = self.records.storage, None
+        while True:
+            try:
+                with self.records.working_folder(self.key) as folder:
+                    yield from self._done_in(folder, lease)
+                return
+            except (StorageError, LeaseLost):
                 raise
-            self._write(status=FAILED, ended=time.time())
+            except Exception as e:
+                raise_if_disk(e, storage.where)
+                # Of a folder that is away while something is written into it; where nothing more
+                # was reached since it was tried again, it is the machine's.
+                if not (storage.local and passes(e) and self.record.iteration != tried_at):
+                    self._failed(e)
+                    return
+                logger.warning("%s %s: %s", self.noun, self.key, in_one_line(e))
+                tried_at = self.record.iteration
+                storage.check()  # Waits.
+                self._take_up()
+
+    def _failed(self, error: Exception) -> None:
+        """Keeps why the work failed; raises it again where it is a machine's trouble."""
+        self._write(error=in_one_line(error), **self._sampled())
+        hopeless = lacks_memory(error) and not self.context.more_memory
+        if not isinstance(error, self.hopeless) and not hopeless:
+            # It is tried again; the record tells why if that fails too.
+            raise error
+        self._write(status=FAILED, ended=time.time())
 
     def _followed(self, steps: Iterator[Kind], folder: Path, lease: Lease) -> Iterator[Kind]:
         """Passes progress on once it is kept; leaves off without a loss when it is closed."""

@@ -6,7 +6,7 @@ A lease is taken by creating the next number, which only one can do, on any stor
 the next one when it was given back, when its process is seen to be gone, when Ray has started the
 holder's worker again, or when its heartbeat has not changed for a while on the waiter's own clock.
 So a holder that was thought dead meets a higher number at its next heartbeat, and learns that it
-holds nothing any more.
+holds nothing any more. While the storage is away nobody's heartbeat changes, and nothing is free.
 """
 
 import json
@@ -18,6 +18,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from study.outages import LIMIT_SECONDS, StorageAway
 from study.processes import is_gone, own_place, this_process
 from study.storage import Storage, StorageError
 
@@ -62,8 +63,8 @@ class Lease:
         if self.lost.is_set():
             return
         try:
-            if self._is_ours():
-                self._write({**self._document, "free": True})
+            if self._is_ours(self.storage):
+                self._write(self.storage, {**self._document, "free": True})
             else:
                 self.lost.set()
         except StorageError:  # It becomes stale instead.
@@ -90,47 +91,77 @@ class Lease:
             StorageError: if that cannot be told.
         """
         silent = max(now - then for now, then in zip(_clocks(), self._sure_at, strict=True))
-        if silent > self._stale / 2 and not self.lost.is_set() and not self._is_ours():
+        if silent > self._stale / 2 and not self.lost.is_set() and not self._is_ours(self.storage):
             self.lost.set()
         if self.lost.is_set():
             raise LeaseLost(f"{self.storage.uri(self.name)} was taken over by another process")
 
     def _run(self) -> None:
-        written = time.monotonic()
+        written, storage = time.monotonic(), self.storage.at_once
         while not self._over:
             self._wake.wait(self._beat)
             self._wake.clear()
             if self._over:
                 return
             try:
-                if not self._is_ours():
+                if not self._is_ours(storage):
                     self.lost.set()
                     return
-                self._write({**self._document, "beat": uuid.uuid4().hex})
+                self._write(storage, {**self._document, "beat": uuid.uuid4().hex})
                 written = time.monotonic()
-            except StorageError:
-                # By then others may think that nobody works here.
-                if time.monotonic() - written > self._stale:
+            except StorageError as e:
+                # By then others may think that nobody works here. While the storage is away for
+                # all, nobody can; and where it is not, `check` finds them before anything is kept.
+                patience = LIMIT_SECONDS if isinstance(e, StorageAway) else 0.0
+                if time.monotonic() - written > self._stale + patience:
                     self.lost.set()
                     return
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, storage: Storage) -> bool:
         """Whether nobody has taken it over.
 
         Where somebody did and was done with the thing for good, the folder is empty; or numbers
         began anew, and the file of this name is another one's.
         """
-        if _numbered(self.storage, Path(self.name).parent.as_posix())[-1:] != [self.name]:
+        if _numbered(storage, Path(self.name).parent.as_posix())[-1:] != [self.name]:
             return False
-        document = read_lease(self.storage, self.name)
+        document = read_lease(storage, self.name)
         # One that cannot be read is nobody's: it is written again.
         if document is None or document.get("token") not in (None, self._document["token"]):
             return False
         self._sure_at = _clocks()
         return True
 
-    def _write(self, document: dict[str, Any]) -> None:
-        self.storage.write(self.name, json.dumps(document).encode(), durable=False)
+    def _write(self, storage: Storage, document: dict[str, Any]) -> None:
+        storage.write(self.name, json.dumps(document).encode(), durable=False)
+
+
+class Silence:
+    """For how long the holder of a lease has given no sign of life, as far as one process has seen.
+
+    A look counts for one interval between heartbeats at most: where the looks lie farther apart the
+    storage was away, or this machine suspended, and nobody could be heard.
+
+    Args:
+        beat: seconds between heartbeats.
+    """
+
+    def __init__(self, beat: float) -> None:
+        self._beat, self._seconds = beat, 0.0
+        self._sign: Hashable = None
+        self._looked = time.monotonic()
+
+    def seconds_after(self, sign: Hashable) -> float:
+        """Seconds of silence.
+
+        Args:
+            sign: what a look has found; another one than the last is a sign of life.
+        """
+        now = time.monotonic()
+        spent, self._looked = min(now - self._looked, self._beat), now
+        self._seconds = 0.0 if sign != self._sign else self._seconds + spent
+        self._sign = sign
+        return self._seconds
 
 
 class Waiter:
@@ -159,8 +190,7 @@ class Waiter:
         self.holder: dict[str, Any] = {}
         # Told from everybody else's, so that a lease is known again as one's own.
         self._who = {**who, **this_process(), "token": uuid.uuid4().hex}
-        self._seen: tuple[str, Any] | None = None
-        self._since = 0.0
+        self._silence = Silence(beat)
 
     def attempt(self) -> Lease | None:
         """The lease, or None while another holds it."""
@@ -184,10 +214,6 @@ class Waiter:
         """Whether the holder is a process of this machine that runs."""
         return self.holder.get("place") == own_place() and not is_gone(self.holder)
 
-    def quiet_seconds(self) -> float:
-        """For how long the holder gave no sign of life, as far as this waiter has seen."""
-        return time.monotonic() - self._since
-
     def _is_free(self, name: str) -> bool:
         document = read_lease(self.storage, name)
         if document is None:
@@ -195,10 +221,7 @@ class Waiter:
         self.holder = document
         if document.get("free") or is_gone(document) or self._is_former_self(document):
             return True
-        seen = (name, document.get("beat"))
-        if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
-        return self.quiet_seconds() > self.stale
+        return self._silence.seconds_after((name, document.get("beat"))) > self.stale
 
     def _is_former_self(self, document: dict[str, Any]) -> bool:
         """Whether the holder is the worker that this one was started in the place of: its machine
@@ -221,7 +244,7 @@ class Follower:
         self.storage, self.name, self.stale = storage, name, stale
         self._version: Hashable = None
         self._document: dict[str, Any] = {}
-        self._since = time.monotonic()
+        self._silence = Silence(BEAT_SECONDS)
 
     def holder(self) -> dict[str, Any] | None:
         """What the lease says; None if its holder gave it back, lost it or is no more."""
@@ -230,8 +253,8 @@ class Follower:
             return None
         if version != self._version:
             self._document = read_lease(self.storage, self.name) or {}
-            self._version, self._since = version, time.monotonic()
-        quiet = time.monotonic() - self._since
+            self._version = version
+        quiet = self._silence.seconds_after(version)
         if self._document.get("free") or quiet > self.stale or is_gone(self._document):
             return None
         return self._document

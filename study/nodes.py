@@ -6,6 +6,7 @@ first process that is to do a fit on it; it is then left out, and the trial goes
 """
 
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from study.failures import WrongNode, in_one_line, last_line
 from study.ledger import LedgerError
 from study.machine import code_state
 from study.mlflow_reach import mlflow_fault
+from study.reports import WHY, WRONG_NODE
 from study.storage import Storage, StorageError
 from study.trials import StudyFolder
 
@@ -135,6 +137,11 @@ def check_this_node(context: StudyContext) -> None:
         return
     if faults := list(_faults(context.demands)):
         raise WrongNode("; ".join(faults))
+
+
+def wrong_node(error: WrongNode) -> dict[str, Any]:
+    """What a process says to the driver of the node that it is on, for that to be left out."""
+    return {WRONG_NODE: this_node(), WHY: f"{platform.node()}: {error}"}
 
 
 def _own_resources() -> dict[str, float]:

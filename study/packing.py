@@ -113,6 +113,17 @@ def trials_on(node: Resources, cpus: int, gpus: float) -> int:
     return slots
 
 
+def whole_gpu(nodes: Iterable[Resources], cpus: int) -> float:
+    """1.0 where a trial can have a GPU; that of a node without cores for it, as a cluster's head is
+    where no trial is to land, is none.
+
+    Args:
+        nodes: their resources.
+        cpus: of a trial.
+    """
+    return float(any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= cpus for node in nodes))
+
+
 def concurrency(config: StudyConfig, nodes: list[Resources]) -> tuple[int, float]:
     """How many trials run at once on machines that are there, and the GPUs of each.
 
@@ -125,7 +136,7 @@ def concurrency(config: StudyConfig, nodes: list[Resources]) -> tuple[int, float
     """
     gpus = config.gpus_per_trial
     if gpus in (None, AUTO):
-        gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
+        gpus = whole_gpu(nodes, config.cpus_per_trial)
     slots = sum(trials_on(node, config.cpus_per_trial, gpus) for node in nodes)
     if slots == 0:
         cpus = max((node.get("CPU", 0) for node in nodes), default=0)

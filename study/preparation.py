@@ -1,6 +1,7 @@
 """The driver's first phase: the encoders that its trials need, made in parallel as Ray's tasks."""
 
 import contextlib
+import logging
 import math
 import os
 import threading
@@ -14,14 +15,21 @@ from rich.console import Console
 from study.context import StudyContext
 from study.encoder_making import Making
 from study.encoders import EncoderNeed, EncoderRecord, EncoderStore
-from study.failures import last_line
+from study.failures import WrongNode, last_line
 from study.ledger import FAILED, FINISHED
-from study.nodes import check_this_node
+from study.left_out import LeftOut, selector
+from study.nodes import check_this_node, wrong_node
+from study.outages import Outages, waiting_out
+from study.reports import FATAL, WHY, WRONG_NODE
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
 
 # Seconds between two looks at the cards of what is being made, and between two plain lines.
 LOOK_SECONDS, PLAIN_SECONDS = 2.0, 10.0
+# How a making ends without having returned: its machine is no more; or its process is not, and why.
+LOST_NODE, CRASHED = "lost_node", "crashed"
+
+logger = logging.getLogger(__name__)
 
 
 class Ending(Protocol):
@@ -36,7 +44,7 @@ class Ending(Protocol):
     fatal: str | None
 
 
-def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str | None:
+def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> dict[str, Any]:
     """What a worker does: makes an encoder, or leaves it off when its driver is to end.
 
     Args:
@@ -45,22 +53,30 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> str |
         again: whether one that failed in this study is tried again.
 
     Returns:
-        Why nothing can be kept any more, in one line, or None.
+        Nothing; or FATAL: why nothing can be kept any more, in one line; or WRONG_NODE and WHY, as
+        trials report them.
     """
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
-    check_this_node(context)
+    try:
+        with waiting_out(Outages(logger.warning)):
+            check_this_node(context)
+            _make(context, need, again)
+    except StorageError as e:
+        return {FATAL: str(e)}
+    except WrongNode as e:
+        return wrong_node(e)
+    return {}
+
+
+def _make(context: StudyContext, need: EncoderNeed, again: bool) -> None:
     watch = DriverWatch(context)
     context = context.of_worker(f"encoder {need.key}")
-    try:
-        # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
-        with contextlib.closing(Making(context, need, again).run()) as run:
-            for _ in run:
-                if watch.is_over():
-                    break
-    except StorageError as e:
-        return str(e)
-    return None
+    # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
+    with contextlib.closing(Making(context, need, again).run()) as run:
+        for _ in run:
+            if watch.is_over():
+                break
 
 
 def make_encoders(
@@ -68,6 +84,7 @@ def make_encoders(
     context: StudyContext,
     slots: tuple[int, float],
     ending: Ending,
+    left_out: LeftOut,
     console: Console,
     again: bool = False,
 ) -> None:
@@ -79,38 +96,56 @@ def make_encoders(
         needs: by their keys.
         context: the study's.
         slots: how many at once, and the GPUs of a trial; a making has no less than a whole one.
-        ending: looked at and, where the storage fails, set.
+        ending: looked at and, where the storage fails or too many nodes are wrong, set.
+        left_out: takes the nodes that can make none; those are made elsewhere.
         console: shows the progress.
         again: whether those that failed in this study are tried again.
     """
     if not needs:
         return
-    work = ray.remote(make_encoder).options(
+    work = ray.remote(
         num_cpus=context.study.cpus_per_trial,
         # Shares are of what fits need; a making may need more.
         num_gpus=math.ceil(slots[1]),
-        max_retries=context.study.retries,
-        # A machine's trouble is raised, a recipe's is kept in the card.
-        retry_exceptions=True,
-    )
+        max_retries=0,  # Ray would count the machines that were lost.
+    )(make_encoder)
     shared, waiting, running = ray.put(context), list(needs), {}
+    crashes = dict.fromkeys(needs, 0)
     with _Line(console, context, needs) as line:
         while running or (waiting and not ending.stopping.is_set()):
             while waiting and len(running) < slots[0] and not ending.stopping.is_set():
                 key = waiting.pop(0)
-                running[work.remote(shared, needs[key], again)] = key
+                left_out.look()
+                placed = work.options(label_selector=selector(left_out.ids))
+                running[placed.remote(shared, needs[key], again)] = key
             done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
             for task in done:
                 key = running.pop(task)
-                why = None
-                try:
-                    if fatal := ray.get(task):
-                        ending.fatal = ending.fatal or fatal
-                        ending.stopping.set()
-                except ray.exceptions.RayError as e:
-                    why = last_line(e)
-                line.done(key, why)
+                result = _result(task)
+                fatal, why = result.get(FATAL), result.get(CRASHED)
+                crashes[key] += why is not None
+                if WRONG_NODE in result:
+                    fatal = left_out.add(result[WRONG_NODE], result[WHY])
+                if fatal:
+                    ending.fatal = ending.fatal or fatal
+                    ending.stopping.set()
+                elsewhere = WRONG_NODE in result or LOST_NODE in result
+                if elsewhere or (why and crashes[key] <= context.study.retries):
+                    waiting.insert(0, key)
+                else:
+                    line.done(key, why)
             line.show(list(running.values()))
+
+
+def _result(task: ray.ObjectRef) -> dict[str, Any]:
+    """What `make_encoder` returned, or why it did not."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.NodeDiedError:
+        return {LOST_NODE: True}
+    except ray.exceptions.RayError as e:
+        # A machine's trouble is raised, a recipe's is kept in the card.
+        return {CRASHED: last_line(e)}
 
 
 class _Line:

@@ -71,6 +71,7 @@ class OptunaSearch(Searcher):
         counted: trials that the study ever had; the number of a lost one is not given again.
         new: configurations that a search may still draw.
         left_out: takes the nodes that trials come back from because they can do no fit.
+        retries: how often a trial comes back whose worker died; one whose node is lost always does.
         waiting: the trials that are not decided, in the order in which they are suggested; None is
             that of `trials`.
 
@@ -92,11 +93,12 @@ class OptunaSearch(Searcher):
         counted: int = 0,
         new: float = math.inf,
         left_out: LeftOut | None = None,
+        retries: int = 0,
         waiting: list[TrialRecord] | None = None,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
-        self.counted, self.new = counted, new
+        self.counted, self.new, self.retries = counted, new, retries
         self.left_out = LeftOut() if left_out is None else left_out
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
@@ -107,6 +109,8 @@ class OptunaSearch(Searcher):
         self.waiting = undecided if waiting is None else list(waiting)
         self.running: dict[str, Asked] = {}
         self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
+        # Of a trial whose workers died: of each, whether it was surely for lack of memory.
+        self.crashes: dict[int, list[bool]] = {}
         self.fractions: dict[int, float] = {}
         self.exhausted = False
         self.stopping = threading.Event()
@@ -114,10 +118,12 @@ class OptunaSearch(Searcher):
         self.deaths = WorkerDeaths()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A configuration for Tune's trial; None where one that runs might come back; FINISHED
-        where there is no further one."""
+        """A configuration for Tune's trial; None where one that runs might come back, or waits for
+        room; FINISHED where there is no further one."""
         if self.stopping.is_set():
             return Searcher.FINISHED
+        if self._one_waits_for_room():
+            return None
         if not self.waiting and (self.space.is_grid or self.new < 1 or self.exhausted):
             return None if self.running else Searcher.FINISHED
         found = self._next_waiting() if self.waiting else self._draw_untried()
@@ -132,6 +138,7 @@ class OptunaSearch(Searcher):
         self._keep(record)
         if self.stopping.is_set():
             return Searcher.FINISHED
+        self.left_out.look()
         self.running[trial_id] = Asked(record.number, asked, set(record.intermediate))
         self.fractions[record.number] = 0.0
         return {
@@ -185,22 +192,41 @@ class OptunaSearch(Searcher):
             return
         changes = outcome(result)
         if error or not result:
-            reason, memory = self.deaths.reason(trial_id)
-            changes = {"state": FAILED, "error": reason, "ended": time.time()}
-            changes["machine_failed"] = not memory
+            if self.deaths.lost_its_node(trial_id):
+                self._come_back(asked)
+                return
+            crashes = self.crashes.setdefault(asked.number, [])
+            crashes.append(self.deaths.lacked_memory(trial_id))
+            if len(crashes) <= self.retries:
+                self._come_back(asked)
+                return
+            # For memory it is the configuration's own, and would be again at the next sitting.
+            changes = {"state": FAILED, "error": self.deaths.reason(any(crashes))}
+            changes |= {"ended": time.time(), "machine_failed": not any(crashes)}
         record = dataclasses.replace(self.records[asked.number], **changes)
         self._tell(asked.trial, self._keep(record))
 
+    def _one_waits_for_room(self) -> bool:
+        """Whether a trial that came back for a larger share of a GPU has no place yet. Smaller ones
+        would take whatever becomes free, and it would wait until there are none."""
+        return any(
+            self.records[asked.number].gpus is not None and not self.deaths.has_place(trial_id)
+            for trial_id, asked in self.running.items()
+        )
+
     def _take_back(self, asked: "Asked", result: dict[str, Any]) -> None:
-        """Has a trial wait for another place, before all others."""
-        record = self.records[asked.number]
+        """Has a trial come back that needs more of a GPU, or another node."""
         if result.get(MORE_GPU):
-            record = self._keep(dataclasses.replace(record, gpus=result[MORE_GPU]))
+            self._keep(dataclasses.replace(self.records[asked.number], gpus=result[MORE_GPU]))
         elif why := self.left_out.add(result[WRONG_NODE], result[WHY]):
             self.fatal = self.fatal or why
             self.stopping.set()
-        self.back[record.number] = asked.trial
-        self.waiting.insert(0, record)
+        self._come_back(asked)
+
+    def _come_back(self, asked: "Asked") -> None:
+        """Has a trial wait for another place, before all others."""
+        self.back[asked.number] = asked.trial
+        self.waiting.insert(0, self.records[asked.number])
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles what it might restore, which no study does."""

@@ -5,18 +5,22 @@ by a rename, an object by the store's own promise.
 """
 
 import contextlib
+import copy
 import errno
+import functools
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from ffcad.durable import force_names
+from study.outages import StorageAway, StorageError, outlast, passes
 
 # Scheme of a URI -> the extra of this project that brings its file system.
 OBJECT_STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -25,13 +29,36 @@ DOWNLOADS = 5
 # What s3fs makes of 412 and 409.
 REFUSALS = (errno.EINVAL, errno.EBUSY)
 
+Method = TypeVar("Method", bound=Callable)
 
-class StorageError(RuntimeError):
-    """The storage cannot be reached, read or written; the message is the user's one line."""
+
+def _operation(what: str, at: int = 0) -> Callable[[Method], Method]:
+    """A method that may be done twice: its errors are said in one line, and where the process is
+    to, it waits while the storage is away.
+
+    Args:
+        what: is done to a file or folder.
+        at: which of the arguments is its name.
+    """
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def operation(self: "Storage", *args: Any, **options: Any) -> Any:
+            def once() -> Any:
+                with self._said(what, args[at]):
+                    return method(self, *args, **options)
+
+            return outlast(self.where, once) if self._waits else once()
+
+        return operation
+
+    return decorate
 
 
 class Storage:
     """Files below one folder or URI.
+
+    A storage that is away for a moment is waited for where the process is to (`study.outages`).
 
     Args:
         where: a folder, or s3://bucket/folder, or gs://bucket/folder.
@@ -43,6 +70,8 @@ class Storage:
     Raises:
         StorageError: if the scheme is unknown or its package is not installed.
     """
+
+    _waits = True
 
     def __init__(self, where: str | Path) -> None:
         scheme = urlsplit(str(where)).scheme if "://" in str(where) else "file"
@@ -68,10 +97,18 @@ class Storage:
                 f"'ffcad-study[{OBJECT_STORES[scheme]}]'"
             ) from e
 
+    @property
+    def at_once(self) -> "Storage":
+        """The same, for who would rather have an error than wait while it is away."""
+        same = copy.copy(self)
+        same._waits = False
+        return same
+
     def uri(self, name: str) -> str:
         """How a file is called from outside."""
         return f"{self.where}/{name}"
 
+    @_operation("read")
     def read(self, name: str) -> bytes:
         """A file's content.
 
@@ -79,11 +116,11 @@ class Storage:
             FileNotFoundError: if it is not there.
             StorageError: if it cannot be read.
         """
-        with self._said("read", name):
-            if self.local:
-                return (self.local / name).read_bytes()
-            return self._fs.cat_file(self._path(name), **self._whole)
+        if self.local:
+            return (self.local / name).read_bytes()
+        return self._fs.cat_file(self._path(name), **self._whole)
 
+    @_operation("written")
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
         """Replaces a file; a reader sees the old one or the new one, whole.
 
@@ -93,16 +130,16 @@ class Storage:
             durable: whether it waits until a power cut cannot take it either. Without, a kill of
                 any process still cannot, and NFS has sent it to the server.
         """
-        with self._said("written", name):
-            if self.local:
-                with self._temporary(name) as temporary:
-                    (_write_durably if durable else Path.write_bytes)(temporary, data)
-                    os.replace(temporary, self.local / name)
-                if durable:
-                    force_names((self.local / name).parent)
-            else:
-                self._fs.pipe_file(self._path(name), data)
+        if self.local:
+            with self._temporary(name) as temporary:
+                (_write_durably if durable else Path.write_bytes)(temporary, data)
+                os.replace(temporary, self.local / name)
+            if durable:
+                force_names((self.local / name).parent)
+        else:
+            self._fs.pipe_file(self._path(name), data)
 
+    @_operation("written")
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file that is not there yet; of several that try at once, one succeeds.
 
@@ -117,22 +154,21 @@ class Storage:
         Returns:
             False if another one's was there.
         """
-        with self._said("written", name):
-            try:
-                if self.local:
-                    with self._temporary(name) as temporary:
-                        temporary.write_bytes(data)
-                        os.link(temporary, self.local / name)  # Fails where there is one.
-                else:
-                    self._fs.pipe_file(self._path(name), data, mode="create")
-            except FileExistsError:
-                return self._holds(name, data)
-            except OSError as e:
-                # Some object stores say "precondition failed" (412) without saying which one, and
-                # "conflict" (409) where two try at once.
-                if self.local or e.errno not in REFUSALS or self.version(name) is None:
-                    raise
-                return self._holds(name, data)
+        try:
+            if self.local:
+                with self._temporary(name) as temporary:
+                    temporary.write_bytes(data)
+                    os.link(temporary, self.local / name)  # Fails where there is one.
+            else:
+                self._fs.pipe_file(self._path(name), data, mode="create")
+        except FileExistsError:
+            return self._holds(name, data)
+        except OSError as e:
+            # Some object stores say "precondition failed" (412) without saying which one, and
+            # "conflict" (409) where two try at once.
+            if self.local or e.errno not in REFUSALS or self.version(name) is None:
+                raise
+            return self._holds(name, data)
         return True
 
     def _holds(self, name: str, data: bytes) -> bool:
@@ -141,9 +177,10 @@ class Storage:
         except FileNotFoundError:
             return False
 
+    @_operation("listed")
     def files(self, folder: str) -> dict[str, Hashable]:
         """The names of the files directly in a folder, each with its `version`."""
-        with self._said("listed", folder), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             if self.local:
                 found = {}
                 for entry in os.scandir(self.local / folder):
@@ -159,18 +196,20 @@ class Storage:
             }
         return {}
 
+    @_operation("listed")
     def folders(self, folder: str) -> list[str]:
         """The names of the folders directly in a folder, without it."""
-        with self._said("listed", folder), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             if self.local:
                 return sorted(e.name for e in os.scandir(self.local / folder) if e.is_dir())
             found = self._fs.ls(self._path(folder), detail=True)
             return sorted(Path(e["name"]).name for e in found if e["type"] == "directory")
         return []
 
+    @_operation("read")
     def version(self, name: str) -> Hashable | None:
         """Something that changes when the file is replaced; None if it is not there."""
-        with self._said("read", name), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             if self.local:
                 return _version((self.local / name).stat())
             return _object_version(self._fs.info(self._path(name)))
@@ -192,44 +231,45 @@ class Storage:
         except (FileNotFoundError, StorageError):
             return None
 
+    @_operation("read")
     def _replaced(self, name: str) -> float:
-        with self._said("read", name):
-            if self.local:
-                return (self.local / name).stat().st_mtime
-            return self._fs.modified(self._path(name)).timestamp()
+        if self.local:
+            return (self.local / name).stat().st_mtime
+        return self._fs.modified(self._path(name)).timestamp()
 
+    @_operation("removed")
     def delete(self, name: str) -> None:
         """Removes a file, if it is there."""
-        with self._said("removed", name), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             if self.local:
                 (self.local / name).unlink()
             else:
                 self._fs.rm_file(self._path(name))
 
+    @_operation("written", at=1)
     def upload(self, path: Path, name: str) -> None:
         """Replaces a file by a local one, which must be there."""
-        with self._said("written", name):
-            if self.local:
-                with self._temporary(name) as temporary:
-                    shutil.copyfile(path, temporary)
-                    os.replace(temporary, self.local / name)
-            else:
-                self._fs.put_file(str(path), self._path(name))
+        if self.local:
+            with self._temporary(name) as temporary:
+                shutil.copyfile(path, temporary)
+                os.replace(temporary, self.local / name)
+        else:
+            self._fs.put_file(str(path), self._path(name))
 
+    @_operation("copied")
     def copy(self, name: str, other: str) -> None:
         """Replaces a file by another of the storage.
 
         Raises:
             FileNotFoundError: if that is not there.
         """
-        with self._said("copied", name):
-            if self.local:
-                with self._temporary(other) as temporary:
-                    # Files are replaced, never written into, so one content may have two names.
-                    os.link(self.local / name, temporary)
-                    os.replace(temporary, self.local / other)
-            else:
-                self._fs.cp_file(self._path(name), self._path(other))
+        if self.local:
+            with self._temporary(other) as temporary:
+                # Files are replaced, never written into, so one content may have two names.
+                os.link(self.local / name, temporary)
+                os.replace(temporary, self.local / other)
+        else:
+            self._fs.cp_file(self._path(name), self._path(other))
 
     @contextlib.contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
@@ -248,20 +288,20 @@ class Storage:
             self.download(name, path)
             yield path
 
+    @_operation("read")
     def download(self, name: str, path: Path) -> None:
         """Copies an object to a local path.
 
         Raises:
             FileNotFoundError: if it is not there.
         """
-        with self._said("read", name):
-            for _ in range(DOWNLOADS):
-                before = self.version(name)
-                self._fs.get_file(self._path(name), str(path), **self._whole)
-                # What a broken connection left is fetched later, of another object perhaps.
-                if before is not None and self.version(name) == before:
-                    return
-            raise OSError("it is replaced again and again meanwhile")
+        for _ in range(DOWNLOADS):
+            before = self.version(name)
+            self._fs.get_file(self._path(name), str(path), **self._whole)
+            # What a broken connection left is fetched later, of another object perhaps.
+            if before is not None and self.version(name) == before:
+                return
+        raise OSError("it is replaced again and again meanwhile")
 
     def check(self) -> None:
         """Tries what studies depend on, before anything does.
@@ -280,7 +320,7 @@ class Storage:
         except StorageError as e:
             # Not the name of the file that was tried, which means nothing to anybody.
             _, cannot, reason = str(e).partition(" cannot be ")
-            raise StorageError(f"--storage {self.where}{cannot}{reason}" if cannot else e) from e
+            raise type(e)(f"--storage {self.where}{cannot}{reason}" if cannot else e) from e
         finally:
             with contextlib.suppress(StorageError):
                 self.delete(name)
@@ -304,15 +344,19 @@ class Storage:
     def _said(self, what: str, name: str) -> Iterator[None]:
         try:
             yield
-        except OSError as e:
-            if isinstance(e, FileNotFoundError) and what != "written":
+        except StorageError:  # of an operation within
+            raise
+        except Exception as e:
+            if isinstance(e, OSError):
+                if isinstance(e, FileNotFoundError) and what != "written":
+                    raise
+                reason = e.strerror or e
+            elif self.local:
                 raise
-            raise StorageError(f"{self.uri(name)} cannot be {what}: {e.strerror or e}") from e
-        except Exception as e:  # whatever an object store's package raises
-            if self.local:
-                raise
-            reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
-            raise StorageError(f"{self.uri(name)} cannot be {what}: {reason}") from e
+            else:  # whatever an object store's package raises
+                reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+            kind = StorageAway if passes(e) else StorageError
+            raise kind(f"{self.uri(name)} cannot be {what}: {reason}") from e
 
 
 def _write_durably(path: Path, data: bytes) -> None:

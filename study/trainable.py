@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
-import platform
 import time
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,8 @@ from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
 from study.leases import Follower
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.nodes import check_this_node, this_node
+from study.nodes import check_this_node, wrong_node
+from study.outages import Outages, waiting_out
 from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
     ERROR,
@@ -28,8 +29,6 @@ from study.reports import (
     MORE_GPU,
     OBJECTIVE,
     RUNG,
-    WHY,
-    WRONG_NODE,
 )
 from study.storage import Storage, StorageError
 from study.trials import Case
@@ -37,13 +36,15 @@ from study.trials import Case
 # Seconds between signs of life to Tune, and between looks at the driver's lease.
 HEARTBEAT_SECONDS, LOOK_SECONDS = 3.0, 1.0
 
+logger = logging.getLogger(__name__)
+
 
 def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit] = Fit) -> None:
     """Ray's function trainable: fits a configuration on its cases and reports to Tune.
 
     Reports the mean objective of the cases finished so far, at whole cases; where there is one
     case only, at its evaluations in stage two. A configuration that cannot work is reported, not
-    raised: Tune tries again what raises, and that is for workers that die.
+    raised: what raises is tried again, and that is for workers that die.
 
     Args:
         config: {'configuration': every knob, 'cases': each as a dict, 'trial_number': its
@@ -56,12 +57,13 @@ def run_trial(config: dict[str, Any], context: StudyContext, make_fit: type[Fit]
     torch.set_num_threads(context.study.cpus_per_trial)
     keep_to_share(context.study.gpus_per_trial)
     try:
-        check_this_node(context)
-        _walk_cases(config, context, make_fit)
+        with waiting_out(Outages(logger.warning)):
+            check_this_node(context)
+            _walk_cases(config, context, make_fit)
     except StorageError as e:
         tune.report({FATAL: str(e), FINAL: True})
     except WrongNode as e:
-        tune.report({WRONG_NODE: this_node(), WHY: f"{platform.node()}: {e}", FINAL: True})
+        tune.report({**wrong_node(e), FINAL: True})
     except Exception as e:
         if not (context.more_memory and lacks_memory(e)):
             raise
@@ -118,7 +120,8 @@ class DriverWatch:
     """
 
     def __init__(self, context: StudyContext) -> None:
-        self._follower = context.driver and Follower(Storage(context.study.storage), context.driver)
+        storage = Storage(context.study.storage).at_once
+        self._follower = context.driver and Follower(storage, context.driver)
         self._looked, self._over = time.monotonic(), False
 
     def is_over(self) -> bool:

@@ -87,7 +87,8 @@ def make_only(sitting: Sitting, console: Console, interrupts: Interrupts) -> Non
         interrupts.tell(ending.stopping.set, fits=True)
         with _stopping_without(sitting.lease, ending):
             context, slots = make_context(sitting, room), (room.slots, room.gpus)
-            make_encoders(sitting.encoders, context, slots, ending, console, again=True)
+            left_out = leaving_out(sitting.config, room, console)
+            make_encoders(sitting.encoders, context, slots, ending, left_out, console, again=True)
         if ending.fatal:
             raise StorageError(ending.fatal)
 
@@ -101,13 +102,14 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
     slots, gpus = room.slots, room.gpus
     keep_plan(sitting, (slots, gpus), cluster=room.demands is not None)
     context = make_context(sitting, room)
-    search = make_search(sitting, slots, leaving_out(sitting.config, room, console))
+    left_out = leaving_out(sitting.config, room, console)
+    search = make_search(sitting, slots, left_out)
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
     console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
     cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
     interrupts.tell(search.stopping.set, fits=True)
     with _stopping_without(sitting.lease, search):
-        make_encoders(sitting.encoders, context, (slots, gpus), search, console)
+        make_encoders(sitting.encoders, context, (slots, gpus), search, left_out, console)
         if not search.stopping.is_set():
             with ProgressLine(console, plan.total, cases, partial(_snapshot, search)):
                 tuner.fit()
@@ -144,6 +146,7 @@ def make_search(sitting: Sitting, slots: int, left_out: LeftOut | None = None) -
         sitting.plan.counted,
         new=sitting.plan.new,
         left_out=left_out,
+        retries=config.retries,
         waiting=waiting_trials(sitting.plan, ledger, slots),
     )
 
@@ -189,7 +192,7 @@ def make_tuner(
             storage_path=storage_path,
             verbose=0,
             callbacks=[search.deaths],
-            failure_config=tune.FailureConfig(max_failures=context.study.retries),
+            failure_config=tune.FailureConfig(max_failures=0),  # The search has them come back.
         ),
     )
 

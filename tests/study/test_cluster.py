@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -20,6 +22,8 @@ from study.arguments import parse
 from study.cluster import Room, leaving_out, settle
 from study.driver import driver_lease
 from study.driver_log import RAY_ENVIRONMENT
+from study.encoder_needs import encoders_to_make, needed_encoders
+from study.encoders import EncoderStore
 from study.fits import Fit
 from study.gpu_memory import keep_peak, kept_peak, largest_configuration
 from study.inputs import prepare
@@ -27,6 +31,7 @@ from study.ledger import Ledger
 from study.nodes import alive_nodes, demands_of, this_node
 from study.packing import Peak
 from study.plan import make_plan
+from study.preparation import make_encoders
 from study.question import open_study
 from study.sitting import Sitting
 from study.storage import Storage
@@ -192,6 +197,33 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
     assert [len(fit.sittings) for fit in fits] == [1] * 3
 
 
+def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
+    space = tmp_path / "one.py"
+    space.write_text("'Which?'\nCELLS = {'a': {'global_ratio': 0.25}}\nFIXED = {'ffc_layers': 1}\n")
+    with sitting_of(tmp_path, [*TINY, "--space", str(space), *recipe.split()]) as sitting:
+        store = EncoderStore(sitting.folder.storage)
+        needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
+        needs, _ = encoders_to_make(needs, store)
+        asked = frozenset(node.id for node in alive_nodes())
+        bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+        wrong = next(node.id for node in alive_nodes() if node.id not in asked)
+        try:
+            room = Room(5, 0.0, demands_of(sitting.config, []), asked)
+            left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
+            ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+            ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
+            context = make_context(sitting, room)
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(tell_when_left_out, left_out, known)
+                make_encoders(needs, context, (5, 0.0), ending, left_out, Console())
+        finally:
+            cluster.remove_node(bad)
+    assert left_out.ids == [wrong]
+    assert ending.fatal is None
+    (record,) = store.read_all(list(needs))[0]
+    assert (record.status, len(record.sittings)) == ("finished", 1)
+
+
 class HungryFit(Fit):
     """Finds too little memory after four iterations, unless it has a whole GPU."""
 
@@ -236,9 +268,7 @@ class DoomedFit(Fit):
                 wait_for_file(self.reached)
 
 
-def test_fits_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_evaluation(
-    cluster, grid, tmp_path
-):
+def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(cluster, grid, tmp_path):
     before = {node.id for node in alive_nodes()}
     node = cluster.add_node(num_cpus=1, num_gpus=1, resources={"fake_gpus": 1})
     (doomed,) = {node.id for node in alive_nodes()} - before
@@ -250,7 +280,8 @@ def test_fits_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_evaluation(
         # As a power cut would: nobody there gives anything back.
         cluster.remove_node(node, allow_graceful=False)
 
-    with sitting_of(tmp_path, grid) as sitting, ThreadPoolExecutor(1) as thread:
+    flags = [*grid, "--retries", "0"]
+    with sitting_of(tmp_path, flags) as sitting, ThreadPoolExecutor(1) as thread:
         room = settled(sitting)
         # One for each cell, so that the doomed node has one.
         assert room.slots == 3

@@ -1,6 +1,8 @@
 """What `--dry-run` says, and that it leaves everything as it was."""
 
 import dataclasses
+import os
+import platform
 import re
 
 import pytest
@@ -9,7 +11,7 @@ from study.analysis import TOO_FEW, compare_cells, correct_together
 from study.arguments import parse
 from study.category_analysis import compare_over_categories
 from study.costs import Estimate
-from study.dry_run import describe, describe_more, describe_power
+from study.dry_run import describe, describe_more, describe_place, describe_power
 from study.inputs import prepare
 from study.machine_files import kept_estimate
 from study.run import main
@@ -86,6 +88,14 @@ def test_a_design_promises_no_more_than_its_report_keeps(tmp_path):
     assert categories.endswith("(6 categories); no verdict is possible below 7 categories")
 
 
+def test_on_a_cluster_it_says_whose_figures_they_are():
+    machine, note = describe_place(on_cluster=True)
+    assert describe_place(on_cluster=False) == [machine]
+    cores = os.cpu_count()
+    assert machine.startswith(f"machine: {platform.node()}, {cores} core{'s' * (cores != 1)}, ")
+    assert note.startswith("note: the cluster was neither asked nor measured. Time, trials at once")
+
+
 def test_a_search_says_what_makes_it_less_and_what_comes_after_it(tmp_path):
     flags = "--confirm 2 --categories wood,dial"
     config, space, _ = parse(["--storage", str(tmp_path), *flags.split()])
@@ -119,7 +129,9 @@ def test_a_dry_run_measures_says_the_costs_and_leaves_nothing(tmp_path, capsys):
     assert "Is a wider head better? 2 cells x 2 cases = 4 fits: 4 to do" in said
     assert "ledger: 0 of 4 fits finished, 0 begun, 4 left" in said
     assert re.search(r"time: about \d+ (s|min|h)", said)
-    assert "measured on dial" in said
+    assert "measured on dial on this machine" in said
+    assert f"machine: {platform.node()}, " in said
+    assert "the cluster was neither asked nor measured" not in said
     assert (
         "smallest p-value: 1 after Holm's correction (2 cases, 1 comparison in 2 metrics)" in said
     )

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from ffcad.predictor import Predictor
 from study.fits import Fit
 from study.leases import LeaseLost, current_holder
 from study.ledger import CHECKPOINT, PICTURES, Ledger
+from study.outages import Outages, waiting_out
 from study.storage import Storage
 
 pytestmark = pytest.mark.filterwarnings("ignore::ffcad.encoder_weights.RandomEncoderWarning")
@@ -389,3 +393,59 @@ def test_a_fit_knows_its_weights_in_another_place(first_fit, make_context, tmp_p
     assert [progress.iteration for progress in made] == [5, 6]
     assert record.status == "finished"
     assert record.configuration["encoder_weights"] == str(there)
+
+
+def test_a_fit_whose_folder_is_away_while_it_writes_goes_on_from_its_checkpoint(
+    finished, first_fit, make_context, tmp_path, monkeypatch
+):
+    _, _, whole, _ = finished
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    now, until, written, lines = [0.0], [0.0], [], []
+
+    def network(call):
+        def answer(*paths):
+            if now[0] < until[0]:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            if Path(paths[1]).name == CHECKPOINT:
+                written.append(paths[1])
+                if len(written) == 2:
+                    until[0] = now[0] + 60.0
+                    raise OSError(errno.EIO, "Input/output error")
+            return call(*paths)
+
+        return answer
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(os, "replace", network(os.replace))
+    monkeypatch.setattr(os, "link", network(os.link))
+    with waiting_out(Outages(lines.append, lambda: now[0], sleep)):
+        record, _ = fit(context, configuration, case)
+    assert record.status == "finished"
+    assert same_numbers(record, whole)
+    # It lost what it had done since the evaluation that the storage has.
+    assert [sitting["iteration"] for sitting in record.sittings] == [0, 2]
+    assert record.error is None
+    assert now[0] >= 60.0
+    assert len(lines) == 2
+
+
+def test_a_folder_that_is_there_and_fails_again_is_a_machines_trouble(
+    first_fit, make_context, tmp_path, monkeypatch
+):
+    context = make_context(tmp_path)
+    configuration, case = first_fit(context)
+    tries = []
+
+    def broken(path, state, **options):
+        tries.append(state["iteration"])
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("ffcad.iterated_work.save_checkpoint", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        fit(context, configuration, case)
+    assert tries == [2, 2]
+    record = ledger_of(context).read(case.key)
+    assert (record.status, record.error) == ("begun", "OSError: [Errno 5] Input/output error")

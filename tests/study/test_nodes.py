@@ -1,13 +1,16 @@
 """What a node says of itself, without Ray."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from study.cluster import nodes_of
+from study.cluster import _gpus_wanted, nodes_of
+from study.failures import WrongNode
 from study.machine import code_state, source_digest
-from study.nodes import ask_node, demands_of
+from study.nodes import Node, ask_node, check_this_node, demands_of
 
 
 @pytest.fixture
@@ -109,3 +112,49 @@ def test_a_cluster_of_rays_launcher_is_known_when_it_is_full_grown():
     assert (
         nodes_of(own, [head, {"CPU": 4.0, "GPU": 2.0}]) == [head] + [{"CPU": 4.0, "GPU": 2.0}] * 3
     )
+
+
+BARE_HEAD = {"CPU": 0.0, "GPU": 1.0, "node:__internal_head__": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "full_grown", "gpus"),
+    [
+        (None, [BARE_HEAD, {"CPU": 4.0, "GPU": 1.0}], None, 1.0),
+        (None, [{"CPU": 4.0, "GPU": 1.0, "node:__internal_head__": 1.0}], None, 1.0),
+        # No trial lands on the head, so its GPU is nobody's.
+        (None, [BARE_HEAD, {"CPU": 4.0}], None, 0.0),
+        ("auto", [BARE_HEAD, {"CPU": 4.0}], [BARE_HEAD, {"CPU": 4.0}], 0.0),
+        ("auto", [BARE_HEAD], [BARE_HEAD, {"CPU": 4.0, "GPU": 1.0}], 1.0),
+        ("auto", [BARE_HEAD, {"CPU": 4.0}], None, 1.0),  # Of GPUs that are to come.
+        (0.25, [BARE_HEAD], None, 0.25),
+    ],
+)
+def test_the_gpus_of_a_trial_are_those_of_nodes_that_it_can_land_on(
+    make_context, tmp_path, monkeypatch, asked, nodes, full_grown, gpus
+):
+    config = dataclasses.replace(make_context(tmp_path).study, gpus_per_trial=asked)
+    known = [Node(str(i), "a node", resources) for i, resources in enumerate(nodes)]
+    monkeypatch.setattr("study.cluster.alive_nodes", lambda: known)
+    assert _gpus_wanted(config, full_grown) == gpus
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_a_node_that_has_no_gpu_for_its_trials_is_wrong_though_it_was_asked(
+    make_context, demands, tmp_path, monkeypatch
+):
+    context = make_context(tmp_path / "runs")
+    own = {"NodeID": "n1", "Resources": {"CPU": 2.0, "GPU": 1.0}}
+    monkeypatch.setattr("study.nodes.this_node", lambda: "n1")
+    monkeypatch.setattr("study.nodes.ray.nodes", lambda: [own])
+
+    def with_share(gpus, asked=frozenset()):
+        study = dataclasses.replace(context.study, gpus_per_trial=gpus)
+        return dataclasses.replace(context, study=study, demands=demands, asked=asked)
+
+    for asked in (frozenset(), frozenset({"n1"})):
+        with pytest.raises(WrongNode, match="has a share of a GPU there, but torch finds none"):
+            check_this_node(with_share(0.5, asked))
+    check_this_node(with_share(0.0))
+    own["Resources"]["fake_gpus"] = 1.0
+    check_this_node(with_share(0.5))

@@ -2,6 +2,7 @@ import errno
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from wsgiref.util import setup_testing_defaults
 
 import optuna
@@ -11,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.exceptions import ActorUnavailableError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -39,7 +41,7 @@ SPACE = checked(
 class Study:
     """A search and the records that it wrote, without Ray."""
 
-    def __init__(self, trials=(), space=SPACE, seed=0):
+    def __init__(self, trials=(), space=SPACE, seed=0, retries=0):
         self.written = {trial.number: trial for trial in trials}
         self.search = OptunaSearch(
             space,
@@ -47,7 +49,15 @@ class Study:
             list(trials),
             self.write,
             seed=seed,
+            retries=retries,
         )
+        self.tunes = []
+        self.search.deaths.on_step_begin(0, self.tunes)
+
+    def of_tune(self, trial_id, status="PENDING", error=None):
+        """What Tune has of a trial, whose file says how its worker died."""
+        one = SimpleNamespace(trial_id=trial_id, status=status, error_file=error and str(error))
+        self.tunes[:] = [*(t for t in self.tunes if t.trial_id != trial_id), one]
 
     def write(self, record):
         self.written[record.number] = record
@@ -225,8 +235,8 @@ def test_the_same_seed_suggests_the_same_and_a_later_sitting_something_else():
     )
 
 
-def stops(scheduler, trial_id, rung, value):
-    trial = type("Trial", (), {"trial_id": trial_id})()
+def stops(scheduler, number, rung, value):
+    trial = SimpleNamespace(config={"trial_number": number})
     scheduler.on_trial_add(None, trial)
     result = {"rung": rung, "objective": value}
     return scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
@@ -234,22 +244,30 @@ def stops(scheduler, trial_id, rung, value):
 
 def test_the_trial_scheduler_stops_the_weaker_half_at_a_rung():
     scheduler = make_scheduler(4, [])
-    assert not stops(scheduler, "a", 1, 0.5)
-    assert not stops(scheduler, "b", 1, 0.9)
-    assert stops(scheduler, "c", 1, 0.1)
+    assert not stops(scheduler, 0, 1, 0.5)
+    assert not stops(scheduler, 1, 1, 0.9)
+    assert stops(scheduler, 2, 1, 0.1)
+
+
+def test_a_trial_that_came_back_passes_the_rungs_that_it_has_passed():
+    scheduler = make_scheduler(4, [])
+    assert not stops(scheduler, 0, 1, 0.5)
+    assert not stops(scheduler, 1, 1, 0.9)
+    assert not stops(scheduler, 0, 1, 0.5)  # As another one of Tune's it would be the weaker half.
+    assert stops(scheduler, 2, 1, 0.6)
 
 
 def test_the_trial_scheduler_knows_the_rungs_of_earlier_sittings():
     study = Study()
     study.run("a", 0.8, 0.9)
     study.run("b", 0.7, 0.8)
-    assert stops(make_scheduler(4, study.trials), "new", 1, 0.1)
-    assert not stops(make_scheduler(4, study.trials), "new", 1, 0.85)
+    assert stops(make_scheduler(4, study.trials), 2, 1, 0.1)
+    assert not stops(make_scheduler(4, study.trials), 2, 1, 0.85)
 
 
 def test_a_trial_with_one_rung_is_never_stopped():
     assert isinstance(make_scheduler(1, []), FIFOScheduler)
-    assert not stops(make_scheduler(1, []), "a", 1, 0.0)
+    assert not stops(make_scheduler(1, []), 0, 1, 0.0)
 
 
 def test_an_interrupted_trial_stays_begun_and_nothing_more_is_suggested():
@@ -483,5 +501,80 @@ def test_a_node_that_cannot_do_fits_costs_no_trial_and_is_left_out():
     # Of three nodes two are wrong: whoever starts machines would start wrong ones for ever.
     study.search.on_trial_complete("b", {**wrong, "wrong_node": "n2"})
     assert study.search.suggest("c") == Searcher.FINISHED
-    assert "2 nodes cannot do this study's fits, and 1 can" in study.search.fatal
+    assert "2 nodes cannot do this study's fits, and 1 could" in study.search.fatal
     assert [t.state for t in study.trials] == ["begun"]
+
+
+def test_small_trials_wait_for_one_that_came_back_until_it_has_its_place():
+    study = Study()
+    study.search.new = 4
+    for trial_id in "abc":
+        study.search.suggest(trial_id)
+        study.of_tune(trial_id, "RUNNING")
+    study.search.on_trial_complete("a", {"more_gpu": 0.5, "final": True})
+    assert study.search.suggest("d")["gpus"] == 0.5
+    # Whatever becomes free is for it.
+    assert study.search.suggest("e") is None
+    study.of_tune("d")
+    assert study.search.suggest("e") is None
+    study.search.on_trial_complete("b", {"objective": 0.1, "rung": 1, "final": True})
+    assert study.search.suggest("e") is None
+    study.of_tune("d", "RUNNING")
+    assert study.search.suggest("e")["gpus"] is None
+
+
+def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
+    lost, died, cut = (tmp_path / f"{name}.txt" for name in ("lost", "died", "cut"))
+    said = (
+        "Failure # 1 (occurred at 2026-01-01)\nThe actor died unexpectedly before finishing this "
+    )
+    lost.write_text(f"{said}task.\nThe actor died because its node has died. Node Id: 12ab")
+    died.write_text(f"{said}task.\nThe actor is dead because its worker process has died.")
+    cut.write_text(f"Failure # 1\n{ActorUnavailableError('Socket closed', None)}")
+    study = Study(retries=1)
+    first = study.search.suggest("0")
+    for i, error in enumerate([lost, cut, died, lost]):
+        study.of_tune(str(i), "ERROR", error)
+        study.search.on_trial_complete(str(i), None, error=True)
+        assert study.trials[0].state == "begun"
+        assert study.search.suggest(str(i + 1)) == first
+    study.of_tune("4", "ERROR", died)
+    study.search.on_trial_complete("4", None, error=True)
+    assert study.trials[0].state == "failed"
+    assert study.trials[0].machine_failed
+    assert study.optuna[0].state == TrialState.FAIL
+
+
+def test_one_worker_that_was_killed_for_its_memory_makes_it_the_configurations_own(tmp_path):
+    memory, died = tmp_path / "memory.txt", tmp_path / "died.txt"
+    memory.write_text("Task was killed due to the node running low on memory. out of memory issue")
+    died.write_text("The actor is dead because its worker process has died.")
+    study = Study(retries=1)
+    for trial_id, error in (("a", memory), ("b", died)):
+        study.search.suggest(trial_id)
+        study.of_tune(trial_id, "ERROR", error)
+        study.search.on_trial_complete(trial_id, None, error=True)
+    assert "memory was nearly full" in study.trials[0].error
+    assert not study.trials[0].machine_failed
+
+
+def test_nodes_that_came_and_went_count_on_both_sides():
+    alive, said = {"n1", "n2"}, []
+    left_out = LeftOut(said.append, lambda: set(alive))
+    left_out.look()
+    # Right ones are taken away like spot instances, and wrong ones come in their place.
+    alive -= {"n1", "n2"}
+    alive |= {"n3", "n4"}
+    left_out.look()
+    assert left_out.add("n3", "other code") is None
+    alive -= {"n3"}
+    alive |= {"n5"}
+    assert left_out.add("n5", "other code") is None
+    assert left_out.add("n5", "other code") is None  # Two of its fits said so.
+    alive |= {"n6", "n7"}
+    alive -= {"n4"}
+    assert left_out.add("n6", "other code") is None
+    assert left_out.add("n7", "other code") == (
+        "4 nodes cannot do this study's fits, and 3 could: other code"
+    )
+    assert len(said) == 4
