@@ -15,16 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from study.analysis import (
-    TOO_FEW,
-    AnalysisError,
-    check_scores,
-    decide,
-    needed_pairs,
-    paired_differences,
-    smallest_p,
-)
+from study.analysis import AnalysisError, check_scores, paired_differences
 from study.paired_statistics import LEVEL, Scores, by_category, holm
+from study.verdicts import TOO_FEW, decide, reach
 
 # With five, Wilcoxon's test cannot reach 0.05, and no interval holds its level.
 FEWEST_CATEGORIES = 6
@@ -46,10 +39,9 @@ class CategoryComparison:
         p_value: of Wilcoxon's signed-rank test.
         probability_better: that the mean difference over all categories like these is above 0.
         adjusted_p: after Holm's correction over the table, as the next three.
-        smallest_p: the least adjusted p that so many categories can reach; those without any
-            difference do not count, unless none has one.
-        needed_categories: from which on a verdict is possible, if those that are added differ; 0
-            where it is.
+        smallest_p: the least adjusted p that these categories could reach; see `Reach`, as for the
+            next.
+        needed_categories: from which on a verdict is possible; 0 where it is.
         verdict: better, worse, no difference shown, or too few cases.
     """
 
@@ -66,7 +58,7 @@ class CategoryComparison:
     probability_better: float
     adjusted_p: float = 1.0
     smallest_p: float = 1.0
-    needed_categories: int = 0
+    needed_categories: int | None = 0
     verdict: str = TOO_FEW
 
 
@@ -106,9 +98,7 @@ def compare_over_categories(
             f"statements on categories like these need at least {FEWEST_CATEGORIES} categories but "
             f"got {most}; give more with --categories, or read the table on these categories"
         )
-    m = len(compared)
-    adjusted = holm([c.p_value for c in compared])
-    return [_judged(c, p, m) for c, p in zip(compared, adjusted, strict=True)]
+    return _judged(compared)
 
 
 def signed_rank_p(means: NDArray[np.float64]) -> float:
@@ -171,11 +161,17 @@ def _compare(
     )
 
 
-def _judged(comparison: CategoryComparison, adjusted_p: float, table: int) -> CategoryComparison:
-    # Wilcoxon's test leaves zeros out; of zeros alone it says that no difference is shown.
-    ranked = comparison.better_in + comparison.worse_in or comparison.categories
-    least = smallest_p(ranked, table)
-    needed = 0 if least <= LEVEL else needed_pairs(table) + comparison.categories - ranked
-    verdict = decide(comparison.difference, comparison.low, comparison.high, adjusted_p, needed)
-    changes = {"adjusted_p": adjusted_p, "smallest_p": least, "needed_categories": needed}
-    return dataclasses.replace(comparison, **changes, verdict=verdict)
+def _judged(compared: list[CategoryComparison]) -> list[CategoryComparison]:
+    """The same with Holm's correction over all of them, and verdicts that follow."""
+    p_values = [c.p_value for c in compared]
+    result = []
+    for i, (c, p) in enumerate(zip(compared, holm(p_values), strict=True)):
+        best = reach(c.categories, c.better_in + c.worse_in, p_values[:i] + p_values[i + 1 :])
+        verdict = decide(c.difference, c.low, c.high, p, best.needed)
+        changes = {
+            "adjusted_p": p,
+            "smallest_p": best.smallest_p,
+            "needed_categories": best.needed,
+        }
+        result.append(dataclasses.replace(c, **changes, verdict=verdict))
+    return result

@@ -2,15 +2,7 @@
 
 from collections.abc import Mapping
 
-from study.analysis import (
-    BETTER,
-    NO_DIFFERENCE,
-    TOO_FEW,
-    WORSE,
-    Comparison,
-    compare_cells,
-    correct_together,
-)
+from study.analysis import Comparison, compare_cells
 from study.paired_statistics import spread
 from study.paper_numbers import SOURCE, PaperRow, ablation_row
 from study.report_tables import (
@@ -35,6 +27,7 @@ from study.report_tables import (
 )
 from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
 from study.tuned_cells import tuning_note
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW, WORSE
 
 SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
 TONES = {BETTER: GOOD, WORSE: BAD, NO_DIFFERENCE: PLAIN, TOO_FEW: MUTED}
@@ -50,12 +43,9 @@ def short(metric: str) -> str:
 def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
     """(cell, metric) -> its comparison with the reference; corrected over all that the table of
     results shows."""
-    found: list[Comparison] = []
-    for metric in results.metrics:
-        scores = results.cell_scores(metric)
-        if results.reference in scores:
-            found += compare_cells(scores, results.reference, metric)
-    return {(c.cell, c.metric): c for c in correct_together(found)}
+    scores = {metric: results.cell_scores(metric) for metric in results.metrics}
+    comparable = {metric: cells for metric, cells in scores.items() if results.reference in cells}
+    return {(c.cell, c.metric): c for c in compare_cells(comparable, results.reference)}
 
 
 def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
@@ -220,10 +210,12 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         )
         for c in own
     ]
-    least = max((c.smallest_p for c in own), default=1.0)
+    least = sorted(c.smallest_p for c in own)
+    reached = dict.fromkeys(p_value(p) for p in (least[0], least[-1]))
     notes = [
-        "p is of the sign-flip test over the cases in common; after Holm's correction the least "
-        f"that so many cases can reach is {p_value(least)}.",
+        "p is of the sign-flip test over the cases in common, of which only those with a "
+        "difference count. After Holm's correction, beside the other comparisons as they are, the "
+        f"least that these can reach is {' to '.join(reached)}.",
         "Both spreads are standard deviations of the differences: over the seeds of a category, "
         "and over the categories beyond what the seeds explain.",
     ]

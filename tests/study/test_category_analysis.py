@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from study.analysis import BETTER, NO_DIFFERENCE, TOO_FEW, AnalysisError
+from study.analysis import AnalysisError
 from study.category_analysis import category_interval, compare_over_categories, signed_rank_p
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW
 
 # Maize, cross-fertilised minus self-fertilised (Fisher, The Design of Experiments, 1935).
 DARWIN = (49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48)

@@ -122,7 +122,8 @@ def test_with_one_seed_a_second_one_is_asked_for_and_not_more_categories(grid, t
     said = " ".join(texts(report))
     assert (
         "no verdict on “no HSAS”, “one_layer|<1>”: one seed per category gives no interval, "
-        "whatever the number of categories; give a second seed, and 8 or more cases" in said
+        "whatever the number of categories; give a second seed, and 8 or more cases in all are "
+        "needed" in said
     )
     assert "in common with the reference" not in said
 
