@@ -8,9 +8,10 @@ from drivers import TINY, records, run
 from ffcad.config import TrainConfig
 from study.arguments import parse
 from study.config import StudyConfig
-from study.confirmation import best_configuration, confirmation
+from study.confirmation import confirmation
 from study.inputs import Inputs, cases_of
 from study.question import former_seeds, open_study
+from study.results import read_results
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 from study.wording import caveats
@@ -32,16 +33,6 @@ def trial_of(config, space, number, value, **knobs):
     trial = new_trial(number, space.parameters(configuration), configuration, cases)
     state = "stopped" if value is None else "finished"
     return dataclasses.replace(trial, state=state, value=value, ended=1.0)
-
-
-def test_the_best_is_the_finished_one_with_the_greatest_objective(search):
-    config, space, _ = search
-    trials = [
-        trial_of(config, space, n, value, global_ratio=ratio)
-        for n, (value, ratio) in enumerate(((0.1, 0.0), (0.3, 0.25), (None, 0.5)))
-    ]
-    assert best_configuration(config, trials).global_ratio == 0.25
-    assert best_configuration(config, trials[2:]) is None
 
 
 def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(search):
@@ -151,7 +142,7 @@ def test_a_tuned_grid_is_run_confirmed_and_gone_on_with_by_the_same_command(tmp_
     storage = Storage(tmp_path / "runs")
     first, second = (StudyFolder(storage, name) for name in ("mine", "mine-confirm"))
     config = StudyConfig.from_dict(first.read_document()["study"])
-    best = best_configuration(config, first.trials())
+    best = read_results(storage, "mine").best.config
     assert config.search_space().cell_of(best) in (["AdamW"], ["SGD"])
     digests = {best.digest(), TrainConfig.from_dict(config.fixed).digest()}
     assert {(t.digest, t.cases[0].seed) for t in second.trials()} == {
