@@ -19,6 +19,8 @@ LEVEL = 0.05
 # Up to 16 pairs all sign patterns are gone through; beyond, this many are drawn.
 SIGN_PATTERNS = 99_999
 DRAWN_AT_ONCE = 10_000
+# Of metrics, which are between 0 and 1; beyond is what is left of rounding.
+DECIMALS = 12
 
 
 @dataclass(frozen=True)
