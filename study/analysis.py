@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from study.paired_statistics import (
+    DECIMALS,
     Scores,
     by_category,
     holm,
@@ -166,7 +167,9 @@ def check_scores(cells: Mapping[str, Scores], reference: str, metric: str) -> No
 
 def paired_differences(cell: Scores, reference: Scores) -> dict[tuple[str, int], float]:
     """The cell's score minus the reference's, of each case that both have."""
-    return {case: cell[case] - reference[case] for case in sorted(set(cell) & set(reference))}
+    shared = sorted(set(cell) & set(reference))
+    # Equal scores must differ by 0, and not by what is left of rounding, which has a sign.
+    return {case: round(cell[case] - reference[case], DECIMALS) for case in shared}
 
 
 def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:

@@ -3,6 +3,7 @@
 from study.analysis import Comparison
 from study.paired_statistics import LEVEL, spread
 from study.report_comparison import Comparisons
+from study.report_notes import has_no_width
 from study.report_tables import (
     Text,
     heading,
@@ -41,7 +42,7 @@ def _verdicts(own: list[Comparison]) -> list[str]:
     """What the comparisons of one metric say, without the full stop."""
     said = [
         f"{quoted(c.cell)} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
-        f"(95 % interval {interval(c.low, c.high)})"
+        f"(95 % interval {interval(c.low, c.high)}{_width(c)})"
         for c in own
         if c.verdict in (BETTER, WORSE)
     ]
@@ -64,6 +65,12 @@ def _verdicts(own: list[Comparison]) -> list[str]:
             f"{_needed(few)}"
         )
     return said
+
+
+def _width(comparison: Comparison) -> str:
+    """A caveat of an interval that looks surer than a few seeds can be."""
+    flat = has_no_width(comparison.low, comparison.high)
+    return ", without width because its seeds agree" if flat else ""
 
 
 def _needed(undecided: list[Comparison]) -> str:

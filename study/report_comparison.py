@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from study.analysis import Comparison, compare_cells
+from study.analysis import Comparison, Contrast, compare_cells
 from study.paired_statistics import spread
 from study.paper_numbers import SOURCE, PaperRow, ablation_row
+from study.report_notes import needed_notes, width_notes
 from study.report_tables import (
     BAD,
     GOOD,
@@ -117,14 +118,16 @@ def _result_row(
 def sign_agrees(
     results: StudyResults, cell: CellResult, metric: str, comparisons: Comparisons
 ) -> Entry:
-    """Whether the difference to the reference has the paper's sign."""
+    """Whether the difference to the reference has the paper's sign; one without a sign has none to
+    agree with."""
     comparison = comparisons.get((cell.name, metric))
     difference = paper_difference(results, cell, metric)
     if comparison is None or difference is None:
         return Entry(NOTHING, MUTED)
-    if difference == 0:
-        return Entry("paper: equal", MUTED)
-    same = (comparison.difference > 0) == (difference > 0) and comparison.difference != 0
+    signs = {"paper": difference, "here": comparison.difference}
+    if equal := [where for where, value in signs.items() if value == 0]:
+        return Entry(f"{' and '.join(equal)}: equal", MUTED)
+    same = (comparison.difference > 0) == (difference > 0)
     return Entry("yes" if same else "no", GOOD if same else BAD)
 
 
@@ -194,7 +197,7 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
     rows = [
         (
             Entry(c.cell),
-            Entry(str(c.pairs)),
+            Entry(f"{c.pairs} of {c.pairs + c.unpaired}"),
             Entry(percent(c.mean)),
             Entry(percent(c.reference_mean)),
             Entry(points(c.difference)),
@@ -218,6 +221,7 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         f"least that these can reach is {' to '.join(reached)}.",
         "Both spreads are standard deviations of the differences: over the seeds of a category, "
         "and over the categories beyond what the seeds explain.",
+        *case_notes({c.cell: c for c in own}),
     ]
     return Table(
         title=f"Differences in {meaning(metric)} to {results.reference}, on these categories",
@@ -225,6 +229,20 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         rows=tuple(rows),
         notes=tuple(notes),
     )
+
+
+def case_notes(contrasts: Mapping[str, Contrast]) -> list[str]:
+    """What a table of contrasts over cases says of those without a verdict or an interval's width.
+
+    Args:
+        contrasts: name of a row -> what it shows.
+    """
+    notes = []
+    for lacking in (False, True):
+        needed = {n: c.needed_pairs for n, c in contrasts.items() if c.lacks_seeds == lacking}
+        notes += needed_notes(needed, "cases", ", a second seed of a category among them" * lacking)
+    ends = {name: (c.low, c.high) for name, c in contrasts.items()}
+    return notes + width_notes(ends, "the seeds of each category")
 
 
 def _difference(comparison: Comparison) -> str:

@@ -98,6 +98,12 @@ def test_cases_without_a_difference_promise_no_verdict():
     assert found.verdict == NO_DIFFERENCE
 
 
+def test_what_is_left_of_rounding_is_no_difference():
+    cells = {"default": dict.fromkeys(CASES, 0.3), "cell": dict.fromkeys(CASES, 0.1 + 0.2)}
+    found = compared(cells)["cell"]
+    assert (found.differing, found.difference, found.verdict) == (0, 0, NO_DIFFERENCE)
+
+
 def test_a_row_is_corrected_beside_the_others_as_they_are():
     ten = list(itertools.product(("bottle", "cable"), range(5)))
     cells = {"default": scores_around(0.5, cases=ten), "many": scores_around(0.7, 0.01, 1, ten)}
