@@ -77,7 +77,7 @@ def test_the_table_has_means_spreads_differences_verdicts_and_the_papers_values(
     assert none[5].startswith("-10.00 [")
     # Eight pairs, all of one sign: p is 2 / 2**8, and one of four comparisons makes 4 / 128.
     assert none[6] == "worse"
-    assert none[7:] == ["98.8", "75.6", "no", "yes"]
+    assert none[7:] == ["98.8", "75.6", "here: equal", "yes"]
     assert rows["one_layer|<1>"][6] == "no difference shown"
     behind = table(report_of(tmp_path), "Differences in pixel AP to all, on these categories")
     assert behind["no HSAS"][5:7] == ["0.008", "0.031"]
