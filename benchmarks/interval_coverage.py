@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ffcad.commands.arguments import positive_number
-from study.analysis import BETTER, compare_cells
+from study.analysis import compare_cells
 from study.category_analysis import RESAMPLES as CATEGORY_RESAMPLES
 from study.category_analysis import category_interval
 from study.paired_statistics import seed_interval
+from study.verdicts import BETTER
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, int], Array]
@@ -142,7 +143,7 @@ def power(categories: int, seeds: int, effect: float, table: int, draws: int) ->
         }
         cells["0"] = {case: value + effect for case, value in cells["0"].items()}
         cells["reference"] = dict.fromkeys(cases, 0.0)
-        found += compare_cells(cells, "reference", "metric")[0].verdict == BETTER
+        found += compare_cells({"metric": cells}, "reference")[0].verdict == BETTER
     return found / draws
 
 

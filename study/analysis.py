@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from study.paired_statistics import (
-    LEVEL,
-    SIGN_PATTERNS,
+    DECIMALS,
     Scores,
     by_category,
     holm,
@@ -25,9 +24,7 @@ from study.paired_statistics import (
     sign_flip_p,
     spread,
 )
-
-BETTER, WORSE = "better", "worse"
-NO_DIFFERENCE, TOO_FEW = "no difference shown", "too few cases"
+from study.verdicts import TOO_FEW, decide, reach
 
 
 class AnalysisError(ValueError):
@@ -41,6 +38,7 @@ class Contrast:
     Attributes:
         metric: its name.
         pairs: cases that have all that is compared.
+        differing: those of them whose difference is not 0.
         unpaired: cases that lack some of it, which are left out.
         categories: of the pairs.
         difference: mean over the categories of the mean over their seeds.
@@ -48,12 +46,11 @@ class Contrast:
         p_value: of the sign-flip test.
         probability_better: that the difference is above 0 once the luck of the seeds is averaged
             out; None where there is no interval.
-        worst_category, worst_difference: where the mean over the seeds is least.
         seed_spread, category_spread: of the differences; see `Spread`.
         shared_seed_p: where it is small, a seed is lucky in several categories at once, and the
             interval and the p-value are too sure; None where that cannot be seen.
         adjusted_p: after Holm's correction over the table, as the next three.
-        smallest_p: the least adjusted p that this many pairs can reach.
+        smallest_p: the least adjusted p that these pairs could reach; see `Reach`, as for the next.
         needed_pairs: pairs from which on a verdict is possible; 0 where it is. Where `lacks_seeds`,
             more categories are of no use.
         verdict: better, worse, no difference shown, or too few cases.
@@ -61,6 +58,7 @@ class Contrast:
 
     metric: str
     pairs: int
+    differing: int
     unpaired: int
     categories: int
     difference: float
@@ -68,14 +66,12 @@ class Contrast:
     high: float | None
     p_value: float
     probability_better: float | None
-    worst_category: str
-    worst_difference: float
     seed_spread: float | None
     category_spread: float | None
     shared_seed_p: float | None
     adjusted_p: float = 1.0
     smallest_p: float = 1.0
-    needed_pairs: int = 0
+    needed_pairs: int | None = 0
     verdict: str = TOO_FEW
 
     @property
@@ -93,90 +89,66 @@ class Comparison(Contrast):
         cell: its name.
         mean, reference_mean: of the two cells, over the categories' means of the paired cases;
             their difference is `difference`.
+        worst_category, worst_difference: where the difference's mean over the seeds is least.
     """
 
     cell: str
     mean: float
     reference_mean: float
+    worst_category: str
+    worst_difference: float
 
 
 C = TypeVar("C", bound=Contrast)
 
 
 def compare_cells(
-    cells: Mapping[str, Scores], reference: str, metric: str, *, seed: int = 0
+    scores: Mapping[str, Mapping[str, Scores]], reference: str, *, seed: int = 0
 ) -> list[Comparison]:
     """Every cell against the reference cell; the table that is corrected for is what comes back.
 
     Args:
-        cells: name -> scores.
-        reference: the name of one of them.
-        metric: what the scores are, for messages and the result.
+        scores: metric -> cell -> scores.
+        reference: a cell that every metric has.
         seed: of the sign patterns, where they are too many to go through.
 
     Returns:
-        One comparison per cell, in the order given; the reference and cells that share no case
-        with it are left out.
+        One comparison per metric and cell, in the order given; the reference and cells that share
+        no case with it are left out.
 
     Raises:
-        AnalysisError: if there is no such cell, or a score is not finite.
+        AnalysisError: if a metric has no such cell, or a score is not finite.
     """
-    check_scores(cells, reference, metric)
-    scores = cells[reference]
-    compared = [
-        _compare(name, metric, cell, scores, seed)
-        for name, cell in cells.items()
-        if name != reference and set(cell) & set(scores)
-    ]
+    compared = []
+    for metric, cells in scores.items():
+        check_scores(cells, reference, metric)
+        compared += [
+            _compare(name, metric, cell, cells[reference], seed)
+            for name, cell in cells.items()
+            if name != reference and set(cell) & set(cells[reference])
+        ]
     return correct_together(compared)
 
 
-def correct_together(comparisons: Sequence[C]) -> list[C]:
+def correct_together(contrasts: Sequence[C]) -> list[C]:
     """The same contrasts with Holm's correction over all of them, and verdicts that follow.
 
-    For a table that shows several metrics: each of its differences is a chance to find one that is
-    not there.
+    All of a table, also where it shows several metrics: each of its differences is a chance to find
+    one that is not there.
     """
-    m = len(comparisons)
-    adjusted = holm([c.p_value for c in comparisons])
+    p_values = [c.p_value for c in contrasts]
     result = []
-    for comparison, p in zip(comparisons, adjusted, strict=True):
-        least = smallest_p(comparison.pairs, m)
-        needed = 0 if least <= LEVEL else needed_pairs(m)
-        if comparison.lacks_seeds:
+    for i, (contrast, p) in enumerate(zip(contrasts, holm(p_values), strict=True)):
+        others = p_values[:i] + p_values[i + 1 :]
+        best = reach(contrast.pairs, contrast.differing, others)
+        needed = best.needed
+        if contrast.lacks_seeds and needed is not None:
             # One more case than there are categories gives one of them a second seed.
-            needed = max(needed_pairs(m), comparison.categories + 1)
-        verdict = decide(comparison.difference, comparison.low, comparison.high, p, needed)
-        changes = {"adjusted_p": p, "smallest_p": least, "needed_pairs": needed}
-        result.append(dataclasses.replace(comparison, **changes, verdict=verdict))
+            needed = max(needed, contrast.categories + 1)
+        verdict = decide(contrast.difference, contrast.low, contrast.high, p, needed)
+        changes = {"adjusted_p": p, "smallest_p": best.smallest_p, "needed_pairs": needed}
+        result.append(dataclasses.replace(contrast, **changes, verdict=verdict))
     return result
-
-
-def smallest_p(pairs: int, comparisons: int) -> float:
-    """The least p-value that a sign-flip test can reach after Holm's correction.
-
-    Args:
-        pairs: cases that both cells have.
-        comparisons: in the table.
-    """
-    least = max(2.0 ** (1 - pairs), 2 / (SIGN_PATTERNS + 1))
-    return min(1.0, comparisons * least)
-
-
-def needed_pairs(comparisons: int) -> int:
-    """The least number of pairs at which one of so many comparisons can have a verdict."""
-    return math.ceil(math.log2(2 * comparisons / LEVEL))
-
-
-def decide(
-    difference: float, low: float | None, high: float | None, adjusted_p: float, needed: int
-) -> str:
-    """The verdict: better or worse only where p-value and interval agree on it."""
-    if needed or low is None or high is None:
-        return TOO_FEW
-    if adjusted_p <= LEVEL and not low <= 0 <= high:
-        return BETTER if difference > 0 else WORSE
-    return NO_DIFFERENCE
 
 
 def check_scores(cells: Mapping[str, Scores], reference: str, metric: str) -> None:
@@ -195,7 +167,9 @@ def check_scores(cells: Mapping[str, Scores], reference: str, metric: str) -> No
 
 def paired_differences(cell: Scores, reference: Scores) -> dict[tuple[str, int], float]:
     """The cell's score minus the reference's, of each case that both have."""
-    return {case: cell[case] - reference[case] for case in sorted(set(cell) & set(reference))}
+    shared = sorted(set(cell) & set(reference))
+    # Equal scores must differ by 0, and not by what is left of rounding, which has a sign.
+    return {case: round(cell[case] - reference[case], DECIMALS) for case in shared}
 
 
 def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
@@ -207,22 +181,19 @@ def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
         unpaired: cases that were left out.
         seed: of the sign patterns, where they are too many to go through.
     """
-    means = {category: float(group.mean()) for category, group in by_category(scores).items()}
-    worst = min(means, key=means.__getitem__)
     low, high, probability = seed_interval(scores) or (None, None, None)
     spreads = spread(scores)
     return Contrast(
         metric=metric,
         pairs=len(scores),
+        differing=sum(bool(value) for value in scores.values()),
         unpaired=unpaired,
-        categories=len(means),
+        categories=len(by_category(scores)),
         difference=spreads.mean,
         low=low,
         high=high,
         p_value=sign_flip_p(scores, seed),
         probability_better=probability,
-        worst_category=worst,
-        worst_difference=means[worst],
         seed_spread=spreads.seeds,
         category_spread=spreads.categories,
         shared_seed_p=shared_seed_p(scores),
@@ -232,9 +203,13 @@ def measure(metric: str, scores: Scores, unpaired: int, seed: int) -> Contrast:
 def _compare(name: str, metric: str, cell: Scores, reference: Scores, seed: int) -> Comparison:
     paired = paired_differences(cell, reference)
     measured = measure(metric, paired, len(set(cell) ^ set(reference)), seed)
+    means = {category: float(group.mean()) for category, group in by_category(paired).items()}
+    worst = min(means, key=means.__getitem__)
     return Comparison(
         cell=name,
         mean=spread({case: cell[case] for case in paired}).mean,
         reference_mean=spread({case: reference[case] for case in paired}).mean,
+        worst_category=worst,
+        worst_difference=means[worst],
         **dataclasses.asdict(measured),
     )

@@ -15,16 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from study.analysis import (
-    TOO_FEW,
-    AnalysisError,
-    check_scores,
-    decide,
-    needed_pairs,
-    paired_differences,
-    smallest_p,
-)
-from study.paired_statistics import LEVEL, Scores, by_category, holm
+from study.analysis import AnalysisError, check_scores, paired_differences
+from study.paired_statistics import DECIMALS, LEVEL, Scores, by_category, flipped_p, holm
+from study.verdicts import TOO_FEW, decide, reach
 
 # With five, Wilcoxon's test cannot reach 0.05, and no interval holds its level.
 FEWEST_CATEGORIES = 6
@@ -39,24 +32,21 @@ class CategoryComparison:
         cell: its name.
         metric: its name.
         categories: in which both cells have a case.
-        unpaired: cases that only one of the cells has, which are left out.
         better_in, worse_in: categories with a mean difference above and below 0.
         difference: mean over the categories of their mean differences.
         low, high: 95 % interval of the mean difference over all categories like these.
         p_value: of Wilcoxon's signed-rank test.
         probability_better: that the mean difference over all categories like these is above 0.
         adjusted_p: after Holm's correction over the table, as the next three.
-        smallest_p: the least adjusted p that so many categories can reach; those without any
-            difference do not count, unless none has one.
-        needed_categories: from which on a verdict is possible, if those that are added differ; 0
-            where it is.
+        smallest_p: the least adjusted p that these categories could reach; see `Reach`, as for the
+            next.
+        needed_categories: from which on a verdict is possible; 0 where it is.
         verdict: better, worse, no difference shown, or too few cases.
     """
 
     cell: str
     metric: str
     categories: int
-    unpaired: int
     better_in: int
     worse_in: int
     difference: float
@@ -66,7 +56,7 @@ class CategoryComparison:
     probability_better: float
     adjusted_p: float = 1.0
     smallest_p: float = 1.0
-    needed_categories: int = 0
+    needed_categories: int | None = 0
     verdict: str = TOO_FEW
 
 
@@ -79,7 +69,7 @@ def compare_over_categories(
         cells: name -> scores.
         reference: the name of one of them.
         metric: what the scores are, for messages and the result.
-        seed: of the resampling.
+        seed: of the resampling, and of sign patterns where they are drawn.
 
     Returns:
         One comparison per cell, in the order given; the reference and cells that share fewer than
@@ -93,32 +83,38 @@ def compare_over_categories(
     compared = []
     most = 0
     for name, cell in cells.items():
-        paired = paired_differences(cell, cells[reference])
-        groups = by_category(paired)
-        most = max(most, len(groups))
-        if name == reference or len(groups) < FEWEST_CATEGORIES:
+        if name == reference:
             continue
-        means = np.array([group.mean() for group in groups.values()])
-        unpaired = len(set(cell) ^ set(cells[reference]))
-        compared.append(_compare(name, metric, means, unpaired, seed))
-    if most < FEWEST_CATEGORIES:
+        groups = by_category(paired_differences(cell, cells[reference]))
+        most = max(most, len(groups))
+        if len(groups) >= FEWEST_CATEGORIES:
+            means = np.round([group.mean() for group in groups.values()], DECIMALS)
+            compared.append(_compare(name, metric, means, seed))
+    if not compared:
         raise AnalysisError(
-            f"statements on categories like these need at least {FEWEST_CATEGORIES} categories but "
-            f"got {most}; give more with --categories, or read the table on these categories"
+            f"statements on categories like these need at least {FEWEST_CATEGORIES} categories "
+            f"that a cell and the reference have in common but got {most}; finish them, give more "
+            "with --categories, or read the table on these categories"
         )
-    m = len(compared)
-    adjusted = holm([c.p_value for c in compared])
-    return [_judged(c, p, m) for c, p in zip(compared, adjusted, strict=True)]
+    return _judged(compared)
 
 
-def signed_rank_p(means: NDArray[np.float64]) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1, 1945).
+def signed_rank_p(means: NDArray[np.float64], seed: int = 0) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test (Biometrics Bulletin 1, 1945), exact.
 
     Args:
-        means: (K,) differences; zeros are left out, as Wilcoxon does.
+        means: (K,) differences; zeros are left out, as Wilcoxon does. Equal sizes share the mean of
+            their ranks; SciPy's exact distribution does not know such ranks, so there the signs of
+            the ranks are flipped instead: all patterns of up to 16, random ones beyond.
+        seed: of the random ones.
     """
     other = means[means != 0]
-    return float(stats.wilcoxon(other, method="exact").pvalue) if len(other) else 1.0
+    if not len(other):
+        return 1.0
+    ranks = stats.rankdata(np.abs(other))
+    if len(set(ranks.tolist())) < len(ranks):
+        return flipped_p(np.sign(other) * ranks, seed)
+    return float(stats.wilcoxon(other, method="exact").pvalue)
 
 
 def category_interval(means: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
@@ -152,30 +148,33 @@ def category_interval(means: NDArray[np.float64], seed: int = 0) -> tuple[float,
     return float(low), float(high), float(stats.t.cdf(mean / error, size - 1))
 
 
-def _compare(
-    name: str, metric: str, means: NDArray[np.float64], unpaired: int, seed: int
-) -> CategoryComparison:
+def _compare(name: str, metric: str, means: NDArray[np.float64], seed: int) -> CategoryComparison:
     low, high, probability = category_interval(means, seed)
     return CategoryComparison(
         cell=name,
         metric=metric,
         categories=len(means),
-        unpaired=unpaired,
         better_in=int((means > 0).sum()),
         worse_in=int((means < 0).sum()),
         difference=float(means.mean()),
         low=low,
         high=high,
-        p_value=signed_rank_p(means),
+        p_value=signed_rank_p(means, seed),
         probability_better=probability,
     )
 
 
-def _judged(comparison: CategoryComparison, adjusted_p: float, table: int) -> CategoryComparison:
-    # Wilcoxon's test leaves zeros out; of zeros alone it says that no difference is shown.
-    ranked = comparison.better_in + comparison.worse_in or comparison.categories
-    least = smallest_p(ranked, table)
-    needed = 0 if least <= LEVEL else needed_pairs(table) + comparison.categories - ranked
-    verdict = decide(comparison.difference, comparison.low, comparison.high, adjusted_p, needed)
-    changes = {"adjusted_p": adjusted_p, "smallest_p": least, "needed_categories": needed}
-    return dataclasses.replace(comparison, **changes, verdict=verdict)
+def _judged(compared: list[CategoryComparison]) -> list[CategoryComparison]:
+    """The same with Holm's correction over all of them, and verdicts that follow."""
+    p_values = [c.p_value for c in compared]
+    result = []
+    for i, (c, p) in enumerate(zip(compared, holm(p_values), strict=True)):
+        best = reach(c.categories, c.better_in + c.worse_in, p_values[:i] + p_values[i + 1 :])
+        verdict = decide(c.difference, c.low, c.high, p, best.needed)
+        changes = {
+            "adjusted_p": p,
+            "smallest_p": best.smallest_p,
+            "needed_categories": best.needed,
+        }
+        result.append(dataclasses.replace(c, **changes, verdict=verdict))
+    return result

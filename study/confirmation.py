@@ -15,29 +15,13 @@ from ffcad.config import TrainConfig
 from study.config import StudyConfig, space_fields
 from study.driver import OK, run_study
 from study.inputs import prepare
-from study.ledger import FINISHED
-from study.outcomes import outcomes
 from study.question import former_seeds
+from study.results import read_results
 from study.spaces import Space, checked
 from study.storage import Storage
-from study.trials import StudyFolder, TrialRecord
 from study.wording import confirmation_name
 
 BEST, DEFAULT = "best", "default"
-
-
-def best_configuration(config: StudyConfig, trials: list[TrialRecord]) -> TrainConfig | None:
-    """The finished configuration with the best objective; None where none is finished.
-
-    Args:
-        config: the study.
-        trials: of it.
-    """
-    finished = [o for o in outcomes(trials, len(config.cases)) if o.state == FINISHED]
-    if not finished:
-        return None
-    best = max(finished, key=lambda outcome: outcome.value)
-    return TrainConfig.from_dict(best.first.configuration)
 
 
 def confirmation(
@@ -89,11 +73,11 @@ def confirm_best(config: StudyConfig, space: Space, console: Console) -> int:
     Returns:
         The exit code, as `run_study`'s; 0 where there is nothing to confirm.
     """
-    folder = StudyFolder(Storage(config.storage), config.name)
-    best = best_configuration(config, folder.trials())
-    if best is None:
+    results = read_results(Storage(config.storage), config.name)
+    if results.best is None:
         return OK
-    confirming, grid = confirmation(config, space, best, former_seeds(folder.read_document()))
+    seeds = former_seeds(results.document)
+    confirming, grid = confirmation(config, space, results.best.config, seeds)
     if len(grid.distinct_cells()) == 1:
         console.print("The best configuration is the default: there is nothing to confirm.")
         return OK

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from ffcad.config import TrainConfig
 from ffcad.datasets import CategoryData, load_textures
-from study.analysis import needed_pairs, smallest_p
 from study.arguments import Sought
 from study.category_analysis import FEWEST_CATEGORIES
 from study.config import StudyConfig
@@ -45,6 +44,7 @@ from study.question import changes
 from study.spaces import Space
 from study.storage import Storage
 from study.trials import StudyFolder
+from study.verdicts import needed_pairs, smallest_p
 
 OK = 0
 # What a measured minute has.
@@ -192,24 +192,30 @@ def describe_power(config: StudyConfig, space: Space, metrics: int) -> list[str]
     if cells < 2 or not seeds:
         return []
     pairs, comparisons = categories * seeds, (cells - 1) * metrics
-    least = smallest_p(pairs, comparisons)
-    said = (
-        f"smallest p-value: {least:.2g} after Holm's correction ({_number(pairs, 'case')}, "
-        f"{_number(cells - 1, 'comparison')} in {_number(metrics, 'metric')})"
+    said, possible = _best_case(pairs, comparisons, "cases")
+    line = (
+        f"smallest p-value: {said} after Holm's correction ({_number(pairs, 'case')}, "
+        f"{_number(cells - 1, 'comparison')} in {_number(metrics, 'metric')}){possible}"
     )
-    if least > LEVEL:
-        said += f"; no verdict is possible below {needed_pairs(comparisons)} cases"
     if seeds < 2:
-        said += "; no verdict is possible on these categories without a second seed"
-    lines = [said]
+        line += "; no verdict is possible on these categories without a second seed"
+    lines = [line]
     if categories >= FEWEST_CATEGORIES:
         # Each metric has a table of its own.
-        least = smallest_p(categories, cells - 1)
-        said = f"on categories like these: {least:.2g} ({categories} categories)"
-        if least > LEVEL:
-            said += f"; no verdict is possible below {needed_pairs(cells - 1)} categories"
-        lines.append(said)
+        said, possible = _best_case(categories, cells - 1, "categories")
+        lines.append(f"on categories like these: {said} ({categories} categories){possible}")
     return lines
+
+
+def _best_case(pairs: int, comparisons: int, what: str) -> tuple[str, str]:
+    """The least adjusted p-value; and what it is short of, from a semicolon on."""
+    # Rows of equally many pairs: the first one that is shown is shown beside none.
+    others = [1.0] * (comparisons - 1)
+    least, needed = smallest_p(pairs, others), needed_pairs(others)
+    if least <= LEVEL:
+        return f"{least:.2g}", ""
+    below = f" below {needed} {what}" if needed else f" with any number of {what}"
+    return f"{least:.2g}", f"; no verdict is possible{below}"
 
 
 def _number(count: int, what: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.analysis import AnalysisError, Contrast, check_scores, correct_together, measure
-from study.paired_statistics import Scores
+from study.paired_statistics import DECIMALS, Scores
 
 # Name of a cell -> factor -> level.
 Levels = Mapping[str, Mapping[str, Any]]
@@ -23,8 +23,6 @@ Factors = Mapping[str, tuple[Any, Any]]
 
 # Of the cosine between two contrasts' coefficients, which are small fractions.
 ROUNDING = 1e-9
-# Of metrics, which are between 0 and 1.
-DECIMALS = 12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ LEVEL = 0.05
 # Up to 16 pairs all sign patterns are gone through; beyond, this many are drawn.
 SIGN_PATTERNS = 99_999
 DRAWN_AT_ONCE = 10_000
+# Of metrics, which are between 0 and 1; beyond is what is left of rounding.
+DECIMALS = 12
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,23 @@ def seed_interval(scores: Scores) -> tuple[float, float, float] | None:
 def sign_flip_p(scores: Scores, seed: int = 0) -> float:
     """Two-sided p-value of the hypothesis that each difference might as well have the other sign.
 
-    The statistic is the mean over the categories of the mean over their seeds. All sign patterns
-    are gone through, or SIGN_PATTERNS random ones beside the one observed.
+    The statistic is the mean over the categories of the mean over their seeds; see `flipped_p`.
     """
     # The categories' number divides every pattern's statistic alike.
     terms = np.concatenate([group / len(group) for group in by_category(scores).values()])
-    if len(terms) == 1:
+    return flipped_p(terms, seed)
+
+
+def flipped_p(terms: NDArray[np.float64], seed: int = 0) -> float:
+    """How often a sum is as far from 0 as the observed one, if every term's sign is drawn.
+
+    Args:
+        terms: (N,). All sign patterns are gone through, or SIGN_PATTERNS random ones beside the one
+            observed; zeros are left out, because they are the same with either sign.
+        seed: of the random ones.
+    """
+    terms = terms[terms != 0]
+    if len(terms) < 2:
         return 1.0  # SciPy asks for two
     # SciPy counts patterns as equal whose statistics differ by rounding, relative to the observed
     # one; where that is next to nothing, rounding may matter, but p is near 1.

@@ -1,8 +1,9 @@
 """The first words of a grid's report: what its comparisons say, and what they do not."""
 
-from study.analysis import BETTER, NO_DIFFERENCE, TOO_FEW, WORSE, Comparison
+from study.analysis import Comparison
 from study.paired_statistics import LEVEL, spread
 from study.report_comparison import Comparisons
+from study.report_notes import has_no_width
 from study.report_tables import (
     Text,
     heading,
@@ -15,6 +16,7 @@ from study.report_tables import (
 )
 from study.results import StudyResults
 from study.tuned_cells import half_tuned, tuning_note
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW, WORSE
 
 
 def answers(results: StudyResults, comparisons: Comparisons) -> list[Text]:
@@ -40,7 +42,7 @@ def _verdicts(own: list[Comparison]) -> list[str]:
     """What the comparisons of one metric say, without the full stop."""
     said = [
         f"{quoted(c.cell)} is {c.verdict} by {points(abs(c.difference)).lstrip('+')} points "
-        f"(95 % interval {interval(c.low, c.high)})"
+        f"(95 % interval {interval(c.low, c.high)}{_width(c)})"
         for c in own
         if c.verdict in (BETTER, WORSE)
     ]
@@ -49,20 +51,34 @@ def _verdicts(own: list[Comparison]) -> list[str]:
     undecided = [c for c in own if c.verdict == TOO_FEW]
     # More categories would not help these: an interval needs two seeds of one category.
     if one_seed := [c for c in undecided if c.lacks_seeds]:
-        needed = max(c.needed_pairs for c in one_seed)
         said.append(
             f"no verdict on {_listed([c.cell for c in one_seed])}: one seed per category gives no "
-            f"interval, whatever the number of categories; give a second seed, and {needed} or "
-            "more cases in all"
+            f"interval, whatever the number of categories; give a second seed, {_needed(one_seed)}"
         )
     if few := [c for c in undecided if c.low is not None]:
-        needed = max(c.needed_pairs for c in few)
+        # Only those with a difference count, where there are any.
+        some_alike = any(0 < c.differing < c.pairs for c in few)
+        differ = f", of which {_range([c.differing for c in few])} differ" if some_alike else ""
         said.append(
             f"too few cases for a verdict on {_listed([c.cell for c in few])}: each has "
-            f"{_range([c.pairs for c in few])} in common with the reference, and {needed} or "
-            "more are needed"
+            f"{_range([c.pairs for c in few])} in common with the reference{differ}, "
+            f"{_needed(few)}"
         )
     return said
+
+
+def _width(comparison: Comparison) -> str:
+    """A caveat of an interval that looks surer than a few seeds can be."""
+    flat = has_no_width(comparison.low, comparison.high)
+    return ", without width because its seeds agree" if flat else ""
+
+
+def _needed(undecided: list[Comparison]) -> str:
+    """How many cases would do, beside what was said of those that there are."""
+    numbers = [c.needed_pairs for c in undecided]
+    if None in numbers:
+        return "but beside so many comparisons no number of cases is enough"
+    return f"and {max(numbers)} or more cases in all are needed"
 
 
 def _shared_seeds(metric: str, own: list[Comparison]) -> list[Text]:

@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from study.analysis import AnalysisError
-from study.category_analysis import CategoryComparison, compare_over_categories
+from study.category_analysis import (
+    FEWEST_CATEGORIES,
+    CategoryComparison,
+    compare_over_categories,
+)
 from study.factor_analysis import Effect, Levels, factor_effects, is_factor_grid
-from study.report_comparison import TONES
+from study.report_comparison import TONES, case_notes
+from study.report_notes import needed_notes, width_notes
 from study.report_tables import (
     Block,
     Column,
@@ -28,6 +33,7 @@ from study.results import StudyResults
 def category_blocks(results: StudyResults) -> list[Block]:
     """Whether the differences hold on categories like these; or why nobody can tell."""
     blocks: list[Block] = []
+    unsaid: dict[str, str] = {}
     for metric in results.metrics:
         scores = results.cell_scores(metric)
         if results.reference not in scores or len(scores) < 2:
@@ -35,14 +41,32 @@ def category_blocks(results: StudyResults) -> list[Block]:
         try:
             compared = compare_over_categories(scores, results.reference, metric)
         except AnalysisError as e:
-            text = str(e)
-            return [Text(f"On categories like these nothing can be said: {text}.")]
-        blocks.append(_category_table(results, metric, compared))
-    return blocks
+            unsaid[metric] = str(e)
+            continue
+        known = {results.reference, *(c.cell for c in compared)}
+        left_out = [name for name in scores if name not in known]
+        blocks.append(_category_table(results, metric, compared, left_out))
+    return [*blocks, *_unsaid("On categories like these nothing can be said of", unsaid)]
+
+
+def _unsaid(beginning: str, reasons: Mapping[str, str]) -> list[Text]:
+    """Why there is no table of some metrics; those with one reason have one line.
+
+    Args:
+        beginning: of the line, up to the metrics.
+        reasons: metric -> why.
+    """
+    return [
+        Text(
+            f"{beginning} {' and '.join(meaning(m) for m, r in reasons.items() if r == reason)}: "
+            f"{reason}."
+        )
+        for reason in dict.fromkeys(reasons.values())
+    ]
 
 
 def _category_table(
-    results: StudyResults, metric: str, compared: list[CategoryComparison]
+    results: StudyResults, metric: str, compared: list[CategoryComparison], left_out: list[str]
 ) -> Table:
     rows = [
         (
@@ -58,6 +82,17 @@ def _category_table(
         )
         for c in compared
     ]
+    notes = [
+        "The categories' mean differences are the sample: Wilcoxon's signed-rank test, and an "
+        "interval by resampling the categories. It is the harder question of the two.",
+        *needed_notes({c.cell: c.needed_categories for c in compared}, "categories"),
+        *width_notes({c.cell: (c.low, c.high) for c in compared}, "all categories"),
+    ]
+    if left_out:
+        notes.append(
+            f"Left out, because they share fewer than {FEWEST_CATEGORIES} finished categories with "
+            f"the reference: {', '.join(map(quoted, left_out))}."
+        )
     return Table(
         title=f"Differences in {meaning(metric)} to {results.reference}, on categories like these",
         columns=(
@@ -72,10 +107,7 @@ def _category_table(
             Column("Verdict", numeric=False),
         ),
         rows=tuple(rows),
-        notes=(
-            "The categories' mean differences are the sample: Wilcoxon's signed-rank test, and an "
-            "interval by resampling the categories. It is the harder question of the two.",
-        ),
+        notes=tuple(notes),
     )
 
 
@@ -89,6 +121,7 @@ def effect_blocks(results: StudyResults) -> list[Block]:
         return []
     beside = [name for name in results.config.cells if name not in levels]
     blocks: list[Block] = []
+    unsaid: dict[str, str] = {}
     for metric in results.metrics:
         scores = {
             name: cell.chosen.scores(metric)
@@ -99,10 +132,10 @@ def effect_blocks(results: StudyResults) -> list[Block]:
         try:
             effects = factor_effects(scores, levels, metric)
         except AnalysisError as e:
-            text = str(e)
-            return [Text(f"Of the factors' effects nothing can be said yet: {text}.")]
+            unsaid[metric] = str(e)
+            continue
         blocks.append(_effect_table(metric, effects, _effect_notes(levels, beside)))
-    return blocks
+    return [*blocks, *_unsaid("Nothing can be said yet of the factors' effects on", unsaid)]
 
 
 def _factor_cells(cells: Levels) -> Levels:
@@ -142,7 +175,7 @@ def _effect_table(metric: str, effects: list[Effect], notes: list[str]) -> Table
     rows = [
         (
             Entry(e.name),
-            Entry(str(e.pairs)),
+            Entry(f"{e.pairs} of {e.pairs + e.unpaired}"),
             Entry(points(e.difference)),
             Entry(interval(e.low, e.high)),
             Entry(p_value(e.p_value)),
@@ -169,6 +202,7 @@ def _effect_table(metric: str, effects: list[Effect], notes: list[str]) -> Table
             "Of one factor: what its change does, over all levels of the others. Of two (x): how "
             "much more the one does where the other is changed too. Only cases that every cell has "
             "finished count.",
+            *case_notes({e.name: e for e in effects}),
             *notes,
         ),
     )

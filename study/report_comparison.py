@@ -2,17 +2,10 @@
 
 from collections.abc import Mapping
 
-from study.analysis import (
-    BETTER,
-    NO_DIFFERENCE,
-    TOO_FEW,
-    WORSE,
-    Comparison,
-    compare_cells,
-    correct_together,
-)
+from study.analysis import Comparison, Contrast, compare_cells
 from study.paired_statistics import spread
 from study.paper_numbers import SOURCE, PaperRow, ablation_row
+from study.report_notes import needed_notes, width_notes
 from study.report_tables import (
     BAD,
     GOOD,
@@ -35,6 +28,7 @@ from study.report_tables import (
 )
 from study.results import DETECTION, LOCALISATION, CellResult, StudyResults
 from study.tuned_cells import tuning_note
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW, WORSE
 
 SHORT = {DETECTION: "Det.", LOCALISATION: "Loc."}
 TONES = {BETTER: GOOD, WORSE: BAD, NO_DIFFERENCE: PLAIN, TOO_FEW: MUTED}
@@ -50,12 +44,9 @@ def short(metric: str) -> str:
 def compared(results: StudyResults) -> dict[tuple[str, str], Comparison]:
     """(cell, metric) -> its comparison with the reference; corrected over all that the table of
     results shows."""
-    found: list[Comparison] = []
-    for metric in results.metrics:
-        scores = results.cell_scores(metric)
-        if results.reference in scores:
-            found += compare_cells(scores, results.reference, metric)
-    return {(c.cell, c.metric): c for c in correct_together(found)}
+    scores = {metric: results.cell_scores(metric) for metric in results.metrics}
+    comparable = {metric: cells for metric, cells in scores.items() if results.reference in cells}
+    return {(c.cell, c.metric): c for c in compare_cells(comparable, results.reference)}
 
 
 def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
@@ -127,14 +118,16 @@ def _result_row(
 def sign_agrees(
     results: StudyResults, cell: CellResult, metric: str, comparisons: Comparisons
 ) -> Entry:
-    """Whether the difference to the reference has the paper's sign."""
+    """Whether the difference to the reference has the paper's sign; one without a sign has none to
+    agree with."""
     comparison = comparisons.get((cell.name, metric))
     difference = paper_difference(results, cell, metric)
     if comparison is None or difference is None:
         return Entry(NOTHING, MUTED)
-    if difference == 0:
-        return Entry("paper: equal", MUTED)
-    same = (comparison.difference > 0) == (difference > 0) and comparison.difference != 0
+    signs = {"paper": difference, "here": comparison.difference}
+    if equal := [where for where, value in signs.items() if value == 0]:
+        return Entry(f"{' and '.join(equal)}: equal", MUTED)
+    same = (comparison.difference > 0) == (difference > 0)
     return Entry("yes" if same else "no", GOOD if same else BAD)
 
 
@@ -204,7 +197,7 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
     rows = [
         (
             Entry(c.cell),
-            Entry(str(c.pairs)),
+            Entry(f"{c.pairs} of {c.pairs + c.unpaired}"),
             Entry(percent(c.mean)),
             Entry(percent(c.reference_mean)),
             Entry(points(c.difference)),
@@ -220,12 +213,15 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         )
         for c in own
     ]
-    least = max((c.smallest_p for c in own), default=1.0)
+    least = sorted(c.smallest_p for c in own)
+    reached = dict.fromkeys(p_value(p) for p in (least[0], least[-1]))
     notes = [
-        "p is of the sign-flip test over the cases in common; after Holm's correction the least "
-        f"that so many cases can reach is {p_value(least)}.",
+        "p is of the sign-flip test over the cases in common, of which only those with a "
+        "difference count. After Holm's correction, beside the other comparisons as they are, the "
+        f"least that these can reach is {' to '.join(reached)}.",
         "Both spreads are standard deviations of the differences: over the seeds of a category, "
         "and over the categories beyond what the seeds explain.",
+        *case_notes({c.cell: c for c in own}),
     ]
     return Table(
         title=f"Differences in {meaning(metric)} to {results.reference}, on these categories",
@@ -233,6 +229,20 @@ def differences_table(results: StudyResults, metric: str, comparisons: Compariso
         rows=tuple(rows),
         notes=tuple(notes),
     )
+
+
+def case_notes(contrasts: Mapping[str, Contrast]) -> list[str]:
+    """What a table of contrasts over cases says of those without a verdict or an interval's width.
+
+    Args:
+        contrasts: name of a row -> what it shows.
+    """
+    notes = []
+    for lacking in (False, True):
+        needed = {n: c.needed_pairs for n, c in contrasts.items() if c.lacks_seeds == lacking}
+        notes += needed_notes(needed, "cases", ", a second seed of a category among them" * lacking)
+    ends = {name: (c.low, c.high) for name, c in contrasts.items()}
+    return notes + width_notes(ends, "the seeds of each category")
 
 
 def _difference(comparison: Comparison) -> str:

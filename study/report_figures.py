@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-from study.analysis import BETTER, WORSE, Comparison
+from study.analysis import Comparison
+from study.verdicts import BETTER, WORSE
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = (
     "#0072B2",

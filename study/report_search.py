@@ -1,6 +1,7 @@
 """What a report says of a search: ranks, what its knobs do, and what accuracy costs."""
 
 import platform
+from collections.abc import Mapping
 from functools import partial
 
 from study.latency import image_seconds
@@ -11,6 +12,7 @@ from study.report_search_figures import Tried, history, parallel, pareto, slices
 from study.report_tables import (
     MUTED,
     NOTHING,
+    PLAIN,
     STRONG,
     Block,
     Column,
@@ -67,7 +69,7 @@ def ranking_table(results: StudyResults) -> Table:
             (
                 Entry(str(place)),
                 Entry(str(configuration.trials[0].number)),
-                Entry(configuration.name, STRONG if place == 1 else "plain"),
+                Entry(configuration.name, STRONG if place == 1 else PLAIN),
                 Entry(percent(configuration.value)),
                 *(Entry(mean_and_spread(k.mean, k.seeds) if k else NOTHING, MUTED) for k in known),
             )
@@ -145,32 +147,33 @@ def search_blocks(results: StudyResults, latency: bool) -> list[Block]:
 
 def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bool) -> list[Block]:
     """Accuracy against cost: the configurations that no other beats in both."""
+    # By trial: what a report calls them is rounded, so two may have one name.
+    by_trial = {c.trials[0].number: c for c in order}
     if latency:
         seconds = {
             key: 1000 * image_seconds(c.config)
             for key, c in {_size_key(c): c for c in order}.items()
         }
-        costs = {c.name: seconds[_size_key(c)] for c in order}
+        costs = {trial: seconds[_size_key(c)] for trial, c in by_trial.items()}
         cost, unit = "Time of an image", "milliseconds"
         where = f"Measured on {platform.node()}, one image at a time."
     else:
-        costs = {c.name: model_size(c.config)[1] / 1e9 for c in order}
+        costs = {trial: model_size(c.config)[1] / 1e9 for trial, c in by_trial.items()}
         cost, unit = "Multiply-accumulates of an image", "billions"
         where = "Counted, not timed; `--latency` measures the time on the machine that reports."
-    front = front_of({c.name: (costs[c.name], c.value) for c in order})
-    by_name = {c.name: c for c in order}
+    points = {trial: (costs[trial], c.value) for trial, c in by_trial.items()}
+    front = front_of(points)
     objective = said_metric(results.config.objective.removeprefix("select_"))
-    points = {c.name: (costs[c.name], c.value) for c in order}
     rows = [
         (
             Entry(str(i)),
-            Entry(str(by_name[name].trials[0].number)),
-            Entry(name),
-            Entry(f"{costs[name]:.3g}"),
-            Entry(percent(by_name[name].value)),
-            *(_report_mean(by_name[name], metric) for metric in results.metrics),
+            Entry(str(trial)),
+            Entry(by_trial[trial].name),
+            Entry(f"{costs[trial]:.3g}"),
+            Entry(percent(by_trial[trial].value)),
+            *(_report_mean(by_trial[trial], metric) for metric in results.metrics),
         )
-        for i, name in enumerate(front, start=1)
+        for i, trial in enumerate(front, start=1)
     ]
     return [
         Figure(
@@ -201,16 +204,16 @@ def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bo
     ]
 
 
-def front_of(points: dict[str, tuple[float, float]]) -> list[str]:
-    """The names that no other beats in both cost (less) and value (more), by cost.
+def front_of(points: Mapping[int, tuple[float, float]]) -> list[int]:
+    """The trials that no other beats in both cost (less) and value (more), by cost.
 
     Args:
-        points: name -> (cost, value).
+        points: trial -> (cost, value).
     """
-    front: list[str] = []
-    for name in sorted(points, key=lambda n: (points[n][0], -points[n][1])):
-        if not front or points[name][1] > points[front[-1]][1]:
-            front.append(name)
+    front: list[int] = []
+    for trial in sorted(points, key=lambda t: (points[t][0], -points[t][1])):
+        if not front or points[trial][1] > points[front[-1]][1]:
+            front.append(trial)
     return front
 
 

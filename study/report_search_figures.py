@@ -184,28 +184,28 @@ def _ticks(distribution: BaseDistribution) -> list[tuple[float, str]]:
     return [(0.0, f"{distribution.low:.3g}"), (1.0, f"{distribution.high:.3g}")]
 
 
-def pareto(points: dict[str, tuple[float, float]], front: list[str], x: str, y: str) -> bytes:
+def pareto(points: dict[int, tuple[float, float]], front: list[int], x: str, y: str) -> bytes:
     """Quality against cost, with the configurations that no other one beats in both.
 
     Args:
-        points: name -> (cost, share).
-        front: names of those that are on the front, by cost.
+        points: trial -> (cost, share).
+        front: those that are on the front, by cost.
         x, y: what the axes show.
     """
     figure = canvas(3.8)
     axes = figure.subplots()
     plain(axes, x=x, y=y)
-    rest = [p for name, p in points.items() if name not in front]
+    rest = [p for trial, p in points.items() if trial not in front]
     axes.plot([p[0] for p in rest], [100 * p[1] for p in rest], "o", color=GREY, ms=6, mfc="white")
-    best = [points[name] for name in front]
+    best = [points[trial] for trial in front]
     axes.step(
         [p[0] for p in best], [100 * p[1] for p in best], where="post", color=BLUE, lw=1.2, ls="--"
     )
     axes.plot([p[0] for p in best], [100 * p[1] for p in best], "o", color=BLUE, ms=7)
-    for i, name in enumerate(front):
+    for i, (at, share) in enumerate(best):
         axes.annotate(
             str(i + 1),
-            (points[name][0], 100 * points[name][1]),
+            (at, 100 * share),
             (0, 7),
             textcoords="offset points",
             ha="center",

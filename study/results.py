@@ -138,6 +138,17 @@ class StudyResults:
         return [trial for trial in self.trials if trial.state != RETIRED]
 
     @property
+    def best(self) -> ConfigurationResult | None:
+        """The finished configuration with the best mean objective on the select split.
+
+        Of a grid with nuisance knobs, among those that stand for their cells, so that no cell is
+        preferred for having been tuned more often.
+        """
+        pool = [cell.chosen for cell in self.cells] or self.configurations
+        finished = [configuration for configuration in pool if configuration.value is not None]
+        return max(finished, key=lambda configuration: configuration.value, default=None)
+
+    @property
     def cases(self) -> dict[str, CaseResult]:
         """The fits of the present question by key, each once."""
         return {case.key: case for c in self.configurations for case in c.cases}

@@ -42,8 +42,8 @@ class KnobImportance:
             too few trials have the knob.
         trials: finished trials that have the knob.
         conditional: whether some finished trials do not have it, which are left out then.
-        rank: 1 for the most important of the knobs that all these trials have; None without an
-            importance.
+        rank: 1 for the most important of the knobs that all these trials have and that vary among
+            them; None without an importance.
         among: how many knobs these are.
     """
 
@@ -114,18 +114,23 @@ def knob_importance(trials: Sequence[FrozenTrial], *, seed: int = 0) -> list[Kno
         AnalysisError: if there are fewer than 20 finished trials.
     """
     finished = _finished(trials, FEWEST_TRIALS, "the importance of knobs")
-    varying = dict.fromkeys(
-        name for t in finished for name, d in t.distributions.items() if not d.single()
-    )
+    searched = dict.fromkeys(name for t in finished for name in t.params)
+    varying = [knob for knob in searched if len(_values(knob, finished)) > 1]
     shares: dict[tuple[int, ...], dict[str, float]] = {}
     result = []
     for knob in varying:
         having = tuple(i for i, t in enumerate(finished) if knob in t.params)
-        shared = sorted(n for n in varying if all(n in finished[i].params for i in having))
+        of_these = [finished[i] for i in having]
+        # Of a conditional knob, what it depends on is often the same in all trials that have it.
+        shared = sorted(
+            n
+            for n in varying
+            if all(n in t.params for t in of_these) and len(_values(n, of_these)) > 1
+        )
         importance = rank = None
         if len(having) >= FEWEST_TRIALS:
             if having not in shares:
-                shares[having] = _shares([finished[i] for i in having], shared, seed)
+                shares[having] = _shares(of_these, shared, seed)
             importance = shares[having][knob]
             rank = 1 + sum(share > importance for share in shares[having].values())
         conditional = len(having) < len(finished)
@@ -220,6 +225,8 @@ class _Range:
 
 def _range_of(distribution: BaseDistribution) -> _Range | None:
     """None where the values have no order, or are too few for an end to mean something."""
+    if distribution.single():
+        return None
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         if any(isinstance(c, bool) or not isinstance(c, int | float) for c in choices):
@@ -235,6 +242,11 @@ def _range_of(distribution: BaseDistribution) -> _Range | None:
         return None
     near = NEAR if count is None or log else (int(NEAR * (count - 1) + ROUNDING) + 1) / count
     return _Range(low, high, log, near, listed)
+
+
+def _values(knob: str, trials: Sequence[FrozenTrial]) -> set[str]:
+    """What values those of the trials that have the knob have of it, as text."""
+    return {repr(t.params[knob]) for t in trials if knob in t.params}
 
 
 def _is_limit(knob: str, bound: float) -> bool:

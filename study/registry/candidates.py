@@ -56,7 +56,12 @@ def candidates(
             raise StudyError(
                 f"--categories {category}: the study's categories are {', '.join(known)}"
             )
-    configuration = named(results, chosen) if chosen else best(results)
+    configuration = named(results, chosen) if chosen else results.best
+    if configuration is None:
+        raise StudyError(
+            f"no configuration of {results.config.name!r} is finished on all its cases; go on with "
+            "the study, or name one that has finished fits with --configuration"
+        )
     ledger, objective = Ledger(storage), results.config.objective
     found = []
     for category in categories or known:
@@ -83,25 +88,6 @@ def candidates(
             )
         )
     return found
-
-
-def best(results: StudyResults) -> ConfigurationResult:
-    """The configuration with the best mean objective on the select split.
-
-    Of a grid with nuisance knobs, among those that stand for their cells, so that no cell is
-    preferred for having been tuned more often.
-
-    Raises:
-        StudyError: if none is finished.
-    """
-    pool = [cell.chosen for cell in results.cells] or results.configurations
-    finished = [configuration for configuration in pool if configuration.value is not None]
-    if not finished:
-        raise StudyError(
-            f"no configuration of {results.config.name!r} is finished on all its cases; go on with "
-            "the study, or name one that has finished fits with --configuration"
-        )
-    return max(finished, key=lambda configuration: configuration.value)
 
 
 def named(results: StudyResults, name: str) -> ConfigurationResult:

@@ -5,17 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from study.analysis import (
-    BETTER,
-    NO_DIFFERENCE,
-    TOO_FEW,
-    WORSE,
-    AnalysisError,
-    compare_cells,
-    correct_together,
-    needed_pairs,
-    smallest_p,
-)
+from study.analysis import AnalysisError, compare_cells
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW, WORSE, needed_pairs, smallest_p
 
 CASES = list(itertools.product(("bottle", "cable", "screw"), (0, 1, 2)))
 
@@ -26,7 +17,7 @@ def scores_around(mean, deviation=0.01, seed=0, cases=CASES):
 
 
 def compared(cells):
-    return {c.cell: c for c in compare_cells(cells, "default", "report_pixel_ap")}
+    return {c.cell: c for c in compare_cells({"report_pixel_ap": cells}, "default")}
 
 
 def test_cells_are_told_apart_by_their_cases():
@@ -90,6 +81,62 @@ def test_too_few_cases_say_how_many_are_needed():
     assert [c.needed_pairs for c in compared(enough).values()] == [0, 0, 0]
 
 
+def with_differences(*differences):
+    """A reference and a cell that differ so in the first cases, and not in the others."""
+    cases = dict.fromkeys(CASES, 0.5)
+    shifts = itertools.zip_longest(CASES, differences, fillvalue=0.0)
+    return {"default": cases, "cell": {case: 0.5 + shift for case, shift in shifts}}
+
+
+def test_cases_without_a_difference_promise_no_verdict():
+    found = compared(with_differences(0.1, 0.11, 0.12))["cell"]
+    assert (found.pairs, found.differing, found.p_value) == (9, 3, 2 / 8)
+    # Six that differ are needed, beside the six that do not.
+    assert (found.smallest_p, found.needed_pairs, found.verdict) == (2 / 8, 12, TOO_FEW)
+    found = compared(with_differences(0.1, 0.11, 0.12, -0.1, 0.05, 0.06))["cell"]
+    assert (found.smallest_p, found.needed_pairs) == (2 / 64, 0)
+    assert found.verdict == NO_DIFFERENCE
+
+
+def test_what_is_left_of_rounding_is_no_difference():
+    cells = {"default": dict.fromkeys(CASES, 0.3), "cell": dict.fromkeys(CASES, 0.1 + 0.2)}
+    found = compared(cells)["cell"]
+    assert (found.differing, found.difference, found.verdict) == (0, 0, NO_DIFFERENCE)
+
+
+def test_a_row_is_corrected_beside_the_others_as_they_are():
+    ten = list(itertools.product(("bottle", "cable"), range(5)))
+    cells = {"default": scores_around(0.5, cases=ten), "many": scores_around(0.7, 0.01, 1, ten)}
+    cells["few"] = scores_around(0.8, 0.01, 2, [case for case in ten if case[1] < 3])
+    many, few = compared(cells).values()
+    assert (many.verdict, many.smallest_p) == (BETTER, 4 / 1024)
+    # The other one is shown first, so nothing is left to correct for.
+    assert (few.adjusted_p, few.smallest_p, few.verdict) == (2 / 64, 2 / 64, BETTER)
+    # Beside one that shows nothing, six pairs cannot do it.
+    cells["many"] = {case: value + 0.3 * (case[1] % 2) - 0.1 for case, value in
+                     cells["default"].items()}  # fmt: skip
+    many, few = compared(cells).values()
+    assert (many.verdict, few.verdict) == (NO_DIFFERENCE, TOO_FEW)
+    assert (few.smallest_p, few.needed_pairs) == (4 / 64, 7)
+
+
+def test_no_table_promises_less_than_it_shows():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        cells = {"default": dict.fromkeys(CASES, 0.0)}
+        for name in "abcd":
+            kept = int(rng.integers(1, 10))
+            values = rng.normal(rng.uniform(0, 2), 1, kept) * (rng.random(kept) < 0.8)
+            cells[name] = dict(zip(CASES, values.tolist(), strict=False))
+        for c in compared(cells).values():
+            assert c.smallest_p <= c.adjusted_p
+
+
+def test_beside_too_many_comparisons_no_number_of_pairs_is_enough():
+    assert needed_pairs([1.0] * 2499) == 17
+    assert needed_pairs([1.0] * 2500) is None
+
+
 def test_one_seed_has_no_interval_and_so_no_verdict():
     cases = [(f"category {c}", 0) for c in range(15)]
     cells = {"default": scores_around(0.5, cases=cases), "a": scores_around(0.9, 0.1, 1, cases)}
@@ -110,16 +157,15 @@ def test_one_seed_has_no_interval_and_so_no_verdict():
     ("comparisons", "pairs"), [(1, 6), (2, 7), (4, 8), (5, 8), (12, 9), (100, 12)]
 )
 def test_the_needed_pairs_are_the_least_that_reach_the_level(comparisons, pairs):
-    assert needed_pairs(comparisons) == pairs
-    assert smallest_p(pairs, comparisons) <= 0.05 < smallest_p(pairs - 1, comparisons)
+    others = [1.0] * (comparisons - 1)
+    assert needed_pairs(others) == pairs
+    assert smallest_p(pairs, others) <= 0.05 < smallest_p(pairs - 1, others)
 
 
 def test_a_table_of_two_metrics_is_corrected_as_one():
     cells = {"default": scores_around(0.5), "a": scores_around(0.9, seed=1)}
-    image = compare_cells(cells, "default", "report_image_auroc")
-    pixel = compare_cells(cells, "default", "report_pixel_ap")
-    both = correct_together([*image, *pixel])
-    assert [c.adjusted_p for c in both] == [2 * c.p_value for c in (*image, *pixel)]
+    both = compare_cells({"report_image_auroc": cells, "report_pixel_ap": cells}, "default")
+    assert [c.adjusted_p for c in both] == [2 * 2 / 512] * 2
     assert [c.metric for c in both] == ["report_image_auroc", "report_pixel_ap"]
 
 
@@ -157,7 +203,7 @@ def simulated(rng, effect, cells=4):
     names = ["default", *(f"cell {i}" for i in range(cells))]
     values = {name: dict(zip(CASES, rng.normal(size=9), strict=True)) for name in names}
     values["cell 0"] = {case: value + effect for case, value in values["cell 0"].items()}
-    return compare_cells(values, "default", "report_pixel_ap")
+    return compare_cells({"report_pixel_ap": values}, "default")
 
 
 @pytest.mark.slow

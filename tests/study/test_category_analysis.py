@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from study.analysis import BETTER, NO_DIFFERENCE, TOO_FEW, AnalysisError
+from study.analysis import AnalysisError
 from study.category_analysis import category_interval, compare_over_categories, signed_rank_p
+from study.verdicts import BETTER, NO_DIFFERENCE, TOO_FEW
 
 # Maize, cross-fertilised minus self-fertilised (Fisher, The Design of Experiments, 1935).
 DARWIN = (49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48)
@@ -22,6 +23,28 @@ def test_wilcoxons_test_of_darwins_maize():
     # The negative differences have ranks 14 and 10 of 15; their sum of 24 or less has 1352 of 2**15
     # patterns on both sides.
     assert signed_rank_p(np.array(DARWIN, dtype=float)) == 1352 / 2**15
+
+
+def test_ties_have_the_share_of_all_sign_patterns():
+    # Ranks 2 (three times), 4, 6 (three times), and one of the first three is negative. No sum of
+    # negative ranks is greater than 2 in four patterns of 2**7: none of them, or one 2. So is no
+    # sum of positive ones.
+    assert signed_rank_p(np.array([3.0, 1, -1, 2, 3, 3, 1])) == 8 / 2**7
+    # Of as many as are drawn, as far as drawing goes.
+    values = np.repeat([1.0, 2.0, 3.0, -1.0, -2.0], [6, 5, 4, 3, 2])
+    drawn = signed_rank_p(values)
+    assert drawn == signed_rank_p(values)
+    assert drawn == pytest.approx(stats.wilcoxon(values, method="approx").pvalue, abs=0.01)
+
+
+def test_means_that_differ_by_rounding_alone_are_ties_and_zeros():
+    values = (0.3, 0.1 + 0.2, -0.3, 0.4, 0.4, 0.5, 0.0)
+    cells = cells_of(*values, seeds=1)
+    cells["cell"] = {c: v for c, v in zip(cells["cell"], values, strict=True)}
+    cells["cell"]["category 6", 0] = 0.1 + 0.2 - 0.3
+    (found,) = compare_over_categories(cells, "default", "m")
+    assert (found.better_in, found.worse_in) == (5, 1)
+    assert found.p_value == signed_rank_p(np.array([3.0, 3, -3, 4, 4, 5]))
 
 
 def test_zeros_are_left_out_of_the_ranks():
@@ -70,8 +93,17 @@ def test_categories_without_a_difference_do_not_count_as_cases():
 
 
 def test_fewer_than_six_categories_are_refused():
-    with pytest.raises(AnalysisError, match=r"at least 6 categories but got 5; .*--categories"):
+    with pytest.raises(
+        AnalysisError, match=r"at least 6 categories that .* but got 5; .*--categories"
+    ):
         compare_over_categories(cells_of(1, 2, 3, 4, 5), "default", "report_pixel_ap")
+
+
+def test_the_reference_alone_makes_no_table():
+    cells = cells_of(0.1, 0.2, 0.15, 0.12, 0.3, 0.25, 0.1, 0.2)
+    cells["cell"] = dict(list(cells["cell"].items())[:10])
+    with pytest.raises(AnalysisError, match="but got 5"):
+        compare_over_categories(cells, "default", "m")
 
 
 def test_a_cell_with_fewer_categories_than_the_others_is_left_out():

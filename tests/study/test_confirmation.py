@@ -4,13 +4,18 @@ import dataclasses
 
 import pytest
 from drivers import TINY, records, run
+from made_studies import FIXED, begin, finish_search, write_space
+from optuna.distributions import FloatDistribution
+from rich.console import Console
 
 from ffcad.config import TrainConfig
+from study import confirmation as study_confirmation
 from study.arguments import parse
 from study.config import StudyConfig
-from study.confirmation import best_configuration, confirmation
+from study.confirmation import confirmation
 from study.inputs import Inputs, cases_of
 from study.question import former_seeds, open_study
+from study.results import read_results
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 from study.wording import caveats
@@ -34,14 +39,33 @@ def trial_of(config, space, number, value, **knobs):
     return dataclasses.replace(trial, state=state, value=value, ended=1.0)
 
 
-def test_the_best_is_the_finished_one_with_the_greatest_objective(search):
-    config, space, _ = search
-    trials = [
-        trial_of(config, space, n, value, global_ratio=ratio)
-        for n, (value, ratio) in enumerate(((0.1, 0.0), (0.3, 0.25), (None, 0.5)))
-    ]
-    assert best_configuration(config, trials).global_ratio == 0.25
-    assert best_configuration(config, trials[2:]) is None
+def test_what_is_confirmed_is_the_best_of_the_report_and_none_that_was_stopped(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "question.py"
+    search = {"hsas_probability": FloatDistribution(0.05, 0.4)}
+    write_space(path, "Which?", SEARCH=search, FIXED=FIXED)
+    study = begin(tmp_path, path, "--categories", "wood,dial", "--seeds", "3,1", "--confirm", "2")
+    drawn = [{"hsas_probability": 0.1 * n} for n in (1, 2, 3)]
+    finish_search(study, drawn, lambda number, *case: 0.3 + 0.1 * number, stopped={2})
+    asked = []
+    monkeypatch.setattr(study_confirmation, "prepare", lambda config, grid: (config, INPUTS, []))
+    monkeypatch.setattr(study_confirmation, "run_study", lambda *args, **more: asked.append(args))
+    study_confirmation.confirm_best(study[0], study[1], Console())
+    ((config, grid, *_),) = asked
+    best = read_results(Storage(tmp_path / "runs"), "made").best
+    assert grid.cell_configurations()["best"] == best.config
+    assert best.config.hsas_probability == 0.2
+    assert (config.name, config.seeds) == ("made-confirm", (4, 5))
+
+
+def test_a_study_without_a_finished_configuration_has_nothing_to_confirm(tmp_path, monkeypatch):
+    path = tmp_path / "question.py"
+    search = {"hsas_probability": FloatDistribution(0.05, 0.4)}
+    write_space(path, "Which?", SEARCH=search, FIXED=FIXED)
+    study = begin(tmp_path, path, "--confirm", "2")
+    monkeypatch.delattr(study_confirmation, "run_study")
+    assert study_confirmation.confirm_best(study[0], study[1], Console()) == 0
 
 
 def test_best_and_default_are_the_cells_of_a_grid_on_seeds_that_nobody_used(search):
@@ -151,7 +175,7 @@ def test_a_tuned_grid_is_run_confirmed_and_gone_on_with_by_the_same_command(tmp_
     storage = Storage(tmp_path / "runs")
     first, second = (StudyFolder(storage, name) for name in ("mine", "mine-confirm"))
     config = StudyConfig.from_dict(first.read_document()["study"])
-    best = best_configuration(config, first.trials())
+    best = read_results(storage, "mine").best.config
     assert config.search_space().cell_of(best) in (["AdamW"], ["SGD"])
     digests = {best.digest(), TrainConfig.from_dict(config.fixed).digest()}
     assert {(t.digest, t.cases[0].seed) for t in second.trials()} == {

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from study.analysis import TOO_FEW, compare_cells, correct_together
+from study.analysis import compare_cells
 from study.arguments import parse
 from study.category_analysis import compare_over_categories
 from study.costs import Estimate
@@ -15,6 +15,7 @@ from study.dry_run import describe, describe_more, describe_place, describe_powe
 from study.inputs import prepare
 from study.machine_files import kept_estimate
 from study.run import main
+from study.verdicts import TOO_FEW
 
 HOUR = 3600.0
 ESTIMATE = Estimate(
@@ -72,9 +73,7 @@ def test_a_design_promises_no_more_than_its_report_keeps(tmp_path):
         for i, name in enumerate(space.cells)
     }
     metrics = ("report_image_auroc", "report_pixel_ap")
-    by_cases = correct_together(
-        [c for m in metrics for c in compare_cells(scores, space.reference, m)]
-    )
+    by_cases = compare_cells(dict.fromkeys(metrics, scores), space.reference)
     by_categories = compare_over_categories(scores, space.reference, metrics[0])
     cases, categories = describe_power(config, space, len(metrics))
     assert f"smallest p-value: {by_cases[0].smallest_p:.2g} after" in cases

@@ -3,9 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from study.analysis import BETTER, NO_DIFFERENCE, AnalysisError
+from study.analysis import AnalysisError
 from study.factor_analysis import factor_effects
 from study.grids import factorial
+from study.verdicts import BETTER, NO_DIFFERENCE
 
 CASES = list(itertools.product(("bottle", "cable", "screw"), (0, 1, 2)))
 LEVELS = factorial(

@@ -77,7 +77,7 @@ def test_the_table_has_means_spreads_differences_verdicts_and_the_papers_values(
     assert none[5].startswith("-10.00 [")
     # Eight pairs, all of one sign: p is 2 / 2**8, and one of four comparisons makes 4 / 128.
     assert none[6] == "worse"
-    assert none[7:] == ["98.8", "75.6", "no", "yes"]
+    assert none[7:] == ["98.8", "75.6", "here: equal", "yes"]
     assert rows["one_layer|<1>"][6] == "no difference shown"
     behind = table(report_of(tmp_path), "Differences in pixel AP to all, on these categories")
     assert behind["no HSAS"][5:7] == ["0.008", "0.031"]
@@ -122,7 +122,8 @@ def test_with_one_seed_a_second_one_is_asked_for_and_not_more_categories(grid, t
     said = " ".join(texts(report))
     assert (
         "no verdict on “no HSAS”, “one_layer|<1>”: one seed per category gives no interval, "
-        "whatever the number of categories; give a second seed, and 8 or more cases" in said
+        "whatever the number of categories; give a second seed, and 8 or more cases in all are "
+        "needed" in said
     )
     assert "in common with the reference" not in said
 
@@ -349,8 +350,23 @@ def test_the_papers_categories_average_to_what_it_prints():
 
 
 def test_the_front_has_what_no_other_beats_in_both():
-    found = front_of({"a": (1, 0.5), "b": (2, 0.4), "c": (2, 0.7), "d": (3, 0.7), "e": (4, 0.9)})
-    assert found == ["a", "c", "e"]
+    found = front_of({0: (1, 0.5), 1: (2, 0.4), 2: (2, 0.7), 3: (3, 0.7), 4: (4, 0.9)})
+    assert found == [0, 2, 4]
+
+
+def test_the_front_tells_configurations_apart_whose_names_round_alike(tmp_path):
+    path = tmp_path / "question.py"
+    write_space(path, "Which?", FIXED=FIXED)
+    with path.open("a") as f:
+        f.write('SEARCH = {"hsas_probability": FloatDistribution(0.05, 0.4)}\n')
+    drawn = [{"hsas_probability": p} for p in (0.10004, 0.10001, 0.2)]
+    finish_search(begin(tmp_path, path), drawn, lambda number, *case: (0.9, 0.5, 0.6)[number])
+    report = report_of(tmp_path)
+    (front,) = (t for t in report.tables if t.title == "Pareto front")
+    # Of equal cost, the best alone.
+    assert [[e.text for e in row[1:3]] for row in front.rows] == [["0", "hsas_probability 0.1"]]
+    (figure,) = (f for f in report.figures if f.title == "Accuracy against cost")
+    assert sorted(figure.draw.args[0]) == [0, 1, 2]
 
 
 def test_the_mean_of_curves_is_taken_at_equal_recall():

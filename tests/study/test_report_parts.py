@@ -14,7 +14,7 @@ from study.report import make_report, write_report
 from study.report_comparison import compared
 from study.report_paper import paper_blocks
 from study.report_pictures import _pair
-from study.report_tables import Figure, Report, Section, Text
+from study.report_tables import MUTED, Figure, Report, Section, Text, interval
 from study.results import read_results
 from study.storage import Storage
 
@@ -43,17 +43,32 @@ def grid(tmp_path, cells, *flags, **parts):
     return begin(tmp_path, space, *flags)
 
 
+def wide_grid(tmp_path, cells, categories):
+    """A grid on so many categories, category0 and so on, without an image."""
+    for i in range(categories):
+        (tmp_path / "images" / f"category{i}" / "train" / "good").mkdir(parents=True)
+        (tmp_path / "images" / f"category{i}" / "test").mkdir()
+    root = str(tmp_path / "images")
+    return grid(tmp_path, cells, "--data", "mvtec", "--data-root", root, "--encoder", "random")
+
+
+def take_masks(study, after=""):
+    """Leaves the report split without pixel AP, in the categories after this one."""
+    ledger = study[-1]
+    for record in ledger.read_all(ledger.keys())[0]:
+        if record.category > after:
+            found = {k: v for k, v in record.metrics.items() if k != "report_pixel_ap"}
+            ledger.write(dataclasses.replace(record, metrics=found))
+
+
 @pytest.mark.parametrize("done", [False, True])
 def test_two_of_the_papers_tables_without_masks_or_fits_lack_a_column_of_localisation(
     done, tmp_path
 ):
     study = grid(tmp_path, CELLS, TABLES=("12", "14"))
     if done:
-        ledger = study[-1]
         finish_grid(study, lambda cell, category, seed: {"image_auroc": 0.9, "pixel_ap": 0.5})
-        for record in ledger.read_all(ledger.keys())[0]:
-            found = {k: v for k, v in record.metrics.items() if k != "report_pixel_ap"}
-            ledger.write(dataclasses.replace(record, metrics=found))
+        take_masks(study)
     report = report_of(tmp_path)
     (twelve,) = titled(report, "Table 12 of the paper")
     assert [c.title for c in twelve.columns] == [
@@ -70,6 +85,87 @@ def test_without_a_finished_fit_no_table_of_categories_is_all_margin(tmp_path):
     assert titled(report_of(tmp_path), "Image AUROC per category")
 
 
+def test_a_metric_that_few_categories_have_does_not_hide_the_others_table(tmp_path):
+    study = wide_grid(tmp_path, CELLS, 7)
+    finish_grid(study, metrics)
+    take_masks(study, after="category3")
+    report = report_of(tmp_path)
+    (table,) = [t for t in report.tables if "on categories like these" in t.title]
+    assert table.title.startswith("Differences in image AUROC")
+    said = texts(report)
+    assert "On categories like these nothing can be said of pixel AP: " in said
+    assert "but got 4" in said
+
+
+def test_two_metrics_that_nothing_can_be_said_of_for_one_reason_have_one_line(tmp_path):
+    finish_grid(grid(tmp_path, CELLS), metrics)
+    (said,) = [t for t in texts(report_of(tmp_path)).split("On categories like these ")[1:]]
+    assert said.startswith("nothing can be said of image AUROC and pixel AP: ")
+
+
+def test_a_cell_that_few_categories_have_is_named_beside_the_table_of_the_others(tmp_path):
+    study = wide_grid(tmp_path, {**CELLS, "one layer": {"ffc_layers": 1}}, 7)
+    finish_grid(
+        study, metrics, lambda cell, category, seed: cell != "one layer" or category < "category3"
+    )
+    found = titled(report_of(tmp_path), "Differences in pixel AP to all, on categories like these")
+    (table,) = found
+    assert [row[0].text for row in table.rows] == ["no HSAS"]
+    assert table.notes[-1].startswith("Left out, because they share fewer than 6")
+    assert table.notes[-1].endswith("the reference: “one layer”.")
+
+
+def test_tables_without_a_verdict_say_how_many_cases_are_needed(tmp_path):
+    cells = factorial({"hsas": ["none", "2d"], "ffc_layers": [1, 2]})
+    study = wide_grid(tmp_path, cells, 6)
+
+    def varied(cell, category, seed):
+        better = (0.1 + 0.01 * int(category[-1])) * ("none" not in cell)
+        return {"image_auroc": 0.9, "pixel_ap": 0.5 + better}
+
+    finish_grid(study, varied)
+    report = report_of(tmp_path)
+    reference = next(iter(cells))
+    needed = "Needed for a verdict at least, if those that are added differ"
+    for title, number in (
+        (f"Differences in pixel AP to {reference}, on these categories", "8 cases"),
+        ("Effects on Pixel AP", "7 cases"),
+        (f"Differences in pixel AP to {reference}, on categories like these", "7 categories"),
+    ):
+        (table,) = titled(report, title)
+        (note,) = [n for n in table.notes if n.startswith(needed)]
+        assert number in note, (title, note)
+
+
+def test_an_interval_without_width_is_no_certainty(tmp_path):
+    def even(cell, category, seed):
+        return {
+            "image_auroc": 0.9 + 0.01 * seed * (cell == "all"),
+            "pixel_ap": {"all": 0.6, "no HSAS": 0.5}[cell],
+        }
+
+    finish_grid(grid(tmp_path, CELLS, "--categories", "wood,dial", "--seeds", "0,1,2,3,4"), even)
+    report = report_of(tmp_path)
+    (pixel,) = titled(report, "Differences in pixel AP to all, on these categories")
+    assert any("Intervals without width: “no HSAS”" in note for note in pixel.notes)
+    shown = interval(-0.1, -0.1)
+    assert f"is worse by 10.00 points (95 % interval {shown}, without width" in texts(report)
+    (image,) = titled(report, "Differences in image AUROC to all, on these categories")
+    assert not any("without width" in note for note in image.notes)
+
+
+def test_a_difference_of_zero_has_no_sign_to_agree_with(tmp_path):
+    # By 0.1 + 0.2 and not by 0.3: what is left of rounding is no sign.
+    values = {"all": 0.3, "no HSAS": 0.1 + 0.2}
+    finish_grid(
+        grid(tmp_path, CELLS, TABLES=("12",)),
+        lambda cell, *case: {"image_auroc": values[cell], "pixel_ap": 0.5},
+    )
+    (table,) = titled(report_of(tmp_path), "Cells beside the reference")
+    assert [e.text for e in table.rows[1][-2:]] == ["here: equal", "here: equal"]
+    assert {e.tone for e in table.rows[1][-2:]} == {MUTED}
+
+
 def test_a_search_whose_report_split_has_no_masks_says_so_of_the_ranking(tmp_path, recwarn):
     space = tmp_path / "question.py"
     write_space(
@@ -78,10 +174,7 @@ def test_a_search_whose_report_split_has_no_masks_says_so_of_the_ranking(tmp_pat
     study = begin(tmp_path, space, "--select-on", "synthetic")
     drawn = [{"hsas_probability": number / 10} for number in range(6)]
     finish_search(study, drawn, lambda number, category, seed: 0.5 + number / 100)
-    ledger = study[-1]
-    for record in ledger.read_all(ledger.keys())[0]:
-        found = {k: v for k, v in record.metrics.items() if k != "report_pixel_ap"}
-        ledger.write(dataclasses.replace(record, metrics=found))
+    take_masks(study)
     said = texts(report_of(tmp_path))
     assert "The report split has no pixel AP" in said
     assert "One of the splits has the same value" not in said
@@ -200,7 +293,8 @@ def test_an_unfinished_factor_grid_says_what_its_effects_wait_for(tmp_path):
     study = grid(tmp_path, cells)
     finish_grid(study, metrics, only=lambda cell, category, seed: cell != last)
     said = texts(report_of(tmp_path))
-    assert "Of the factors' effects nothing can be said yet: " in said
+    expected = "Nothing can be said yet of the factors' effects on image AUROC and pixel AP: "
+    assert expected in said
 
 
 def test_cells_that_are_no_factor_grid_have_no_word_of_effects(tmp_path):

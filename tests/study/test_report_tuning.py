@@ -75,20 +75,56 @@ def test_while_tuning_is_half_done_cells_are_compared_after_equally_many_draws(t
     assert "no difference is shown for “adamw”" in said[1][0]
     (warning,) = (text for text, warning in said if warning and "tuning" in text)
     assert "“adamw” 3 of 3, “sgd” 1 of 3" in warning
-    assert "only the first finished one of each count" in warning
+    assert "only the first one of each count" in warning
     assert warning in notes(report)
     assert "equally often" not in " ".join(notes(report))
 
 
-def test_a_failed_draw_is_no_try(tuned, tmp_path):
-    def failing(cell, draw, category, seed):
-        failed = cell == "sgd" and draw == 2
-        return "the loss became inf" if failed else metrics(cell, draw, category, seed)
+def with_failures(*failed, done=lambda cell, draw: True):
+    """Metrics of the draws that are done; some of them fail in each case."""
 
-    finish_tuned(tuned, failing)
+    def of_draw(cell, draw, category, seed):
+        if (cell, draw) in failed:
+            return "the loss became inf"
+        return metrics(cell, draw, category, seed) if done(cell, draw) else None
+
+    return of_draw
+
+
+def test_a_draw_that_failed_was_a_try_and_leaves_nothing_to_wait_for(tuned, tmp_path):
+    finish_tuned(tuned, with_failures(("sgd", 2)))
+    results = results_of(tmp_path)
+    assert [[d.name for d in c.tried] for c in results.cells] == [
+        ["adamw", "adamw #2", "adamw #3"],
+        ["sgd", "sgd #3"],
+    ]
+    assert results.best.name == "adamw #3"
+    report = report_of(tmp_path)
+    assert not any("tuning" in text for text, _ in answer(report))
+    (note,) = (note for note in notes(report) if "tuned" in note)
+    assert "equally often: 3 configurations of each" in note
+    assert note.endswith("Of these have failed, and were tries all the same: “sgd” 1.")
+
+
+def test_while_tuning_is_half_done_a_failed_draw_is_one_of_the_first(tuned, tmp_path):
+    finish_tuned(
+        tuned, with_failures(("sgd", 1), done=lambda cell, draw: (cell, draw) != ("sgd", 3))
+    )
     cells = results_of(tmp_path).cells
-    assert [[d.name for d in c.tried] for c in cells] == [["adamw", "adamw #2"], ["sgd", "sgd #3"]]
-    assert [c.chosen.name for c in cells] == ["adamw #2", "sgd #3"]
+    # Two tries of each; of "sgd" one came to nothing.
+    assert [[d.name for d in c.tried] for c in cells] == [["adamw", "adamw #2"], ["sgd #2"]]
+    (warning,) = (
+        text for text, warning in answer(report_of(tmp_path)) if warning and "tuning" in text
+    )
+    assert "“adamw” 3 of 3, “sgd” 2 of 3" in warning
+    assert "only the first 2 of each count" in warning
+
+
+def test_a_cell_whose_first_draw_failed_has_its_first_finished_one(tuned, tmp_path):
+    finish_tuned(tuned, with_failures(("adamw", 1), done=lambda cell, draw: cell == "adamw"))
+    adamw, sgd = results_of(tmp_path).cells
+    assert [d.name for d in adamw.tried] == ["adamw #2"]
+    assert (adamw.chosen.name, sgd.chosen.value) == ("adamw #2", None)
 
 
 def test_finished_tuning_says_how_many_configurations_each_cell_had(tuned, tmp_path):

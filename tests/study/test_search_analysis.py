@@ -46,8 +46,8 @@ def test_knobs_are_ranked_and_conditional_ones_among_the_trials_that_have_them()
     assert (layers.rank, layers.among, layers.trials, layers.conditional) == (1, 3, 60, False)
     assert layers.importance > 3 * found["global_ratio"].importance
     assert (rate.rank, rate.trials, rate.conditional) == (1, 30, True)
-    # Among the trials that have it, the optimizer is the same, and the rate comes beside three.
-    assert rate.among == 4
+    # Among the trials that have it, the optimizer is the same, so the rate comes beside two.
+    assert rate.among == 3
     assert list(found)[-1] == "sgd_learning_rate"
 
 
@@ -69,6 +69,20 @@ def test_few_finished_trials_are_said():
         knob_importance(trials)
     with pytest.raises(AnalysisError, match="at least 10 finished trials but got 9"):
         near_bounds(trials[:9])
+
+
+def test_a_knob_with_one_value_alone_is_neither_ranked_nor_near_a_bound():
+    single = {"global_ratio": FloatDistribution(0.5, 0.5), "head_channels": IntDistribution(8, 8)}
+    trials = [
+        create_trial(
+            params={**t.params, "global_ratio": 0.5, "head_channels": 8},
+            distributions={**t.distributions, **single},
+            value=t.value,
+        )
+        for t in searched(20)
+    ]
+    assert not {k.knob for k in knob_importance(trials)} & set(single)
+    assert not {n.knob for n in near_bounds(trials)} & set(single)
 
 
 def best_with(**params):
