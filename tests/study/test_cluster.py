@@ -288,7 +288,6 @@ def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(cluster, 
         lost = thread.submit(lose)
         trials, fits, search = go_through(sitting, room, tmp_path, make_fit)
         lost.result()
-    assert doomed not in {node.id for node in alive_nodes()}
     assert search.left_out.ids == []
     assert [trial.state for trial in trials] == ["finished"] * 3
     # No fit was done twice, and the lost one went on where its last evaluation was.
