@@ -84,16 +84,17 @@ class Promotion:
             return self._foreseen(made)
         # Meanwhile somebody may have given the same command, now or while this one registers.
         version = self._without_other_files(self.registry.of_promotion(name, identity), made)
-        version = version or register(self.source, made, self.registry)
-        version = self.registry.version(version.name, version.number)
-        if version.gate not in UNDECIDED and self._is_decided(version):
-            return dataclasses.replace(_as_it_is(version), unchanged=True)
-        earlier = version.gate
+        earlier = ""
         try:
+            version = version or register(self.source, made, self.registry)
+            version = self.registry.version(version.name, version.number)
+            if version.gate not in UNDECIDED and self._is_decided(version):
+                return dataclasses.replace(_as_it_is(version), unchanged=True)
+            earlier = version.gate
             version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
             return self._decide(version, made)
         except BaseException:
-            self._step_back(version, earlier)
+            self._step_back(earlier)
             raise
 
     def _without_other_files(self, version: Version | None, made: Made) -> Version | None:
@@ -108,13 +109,14 @@ class Promotion:
         self.registry.tag(version, {"gate": DISCARDED})
         return None
 
-    def _step_back(self, version: Version, earlier: str) -> None:
+    def _step_back(self, earlier: str) -> None:
         """Lets the other promotions of the model go ahead, as far as the registry can be told; a
         version that was decided about stays so, unless its tags are another decision's by now."""
         with contextlib.suppress(RegistryError):
-            version = self.registry.version(version.name, version.number)
-            ours = version.tags.get("promoter") == promoter_tag()
-            if version.gate in UNDECIDED and ours and CHAMPION not in version.aliases:
+            version = self.registry.of_promotion(self.source.name, self.source.identity)
+            if version is None or version.gate not in UNDECIDED or CHAMPION in version.aliases:
+                return
+            if version.tags.get("promoter") == promoter_tag():
                 whole = version.tags.get(VERDICT) == earlier
                 self.registry.tag(version, {"gate": earlier if whole else WAITING})
 
