@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from study.journal import OneWriterJournal
 from study.ledger import FAILED, FINISHED, STOPPED
@@ -60,6 +60,14 @@ def write_journal(space: Space, trials: list[TrialRecord], journal: Path) -> Non
             study.enqueue_trial(record.drawn, user_attrs={"number": record.number})
     if file.error is not None:
         raise file.error
+
+
+def tell(study: optuna.Study, asked: Trial, record: TrialRecord) -> None:
+    """Tells Optuna what became of a trial that it was asked for."""
+    if record.state == FINISHED:
+        study.tell(asked, record.value)
+    else:
+        study.tell(asked, state=STATES[record.state])
 
 
 def frozen_trial(space: Space, record: TrialRecord) -> FrozenTrial:

@@ -6,10 +6,8 @@ trials that were stopped early as complete, leaves one with a NaN running for ev
 restored after a kill.
 """
 
-import contextlib
 import dataclasses
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -17,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.samplers import RandomSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 from ray.tune.search import Searcher
 
-from ffcad.config import ConfigError, TrainConfig
-from study.drawing import every_point
+from ffcad.config import TrainConfig
 from study.journal import OneWriterJournal
-from study.ledger import FAILED, FINISHED
+from study.ledger import FAILED
 from study.left_out import LeftOut
-from study.optuna_study import STATES, rebuild_study
+from study.optuna_study import rebuild_study, tell
 from study.reports import (
     FATAL,
     FRACTION,
@@ -41,11 +37,8 @@ from study.reports import (
 from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
+from study.untried_points import draw_untried
 from study.worker_deaths import WorkerDeaths
-
-# A suggestion that was already tried is drawn again this often by the sampler, then at random;
-# then, where the space has no more points than that, one is taken of those that are left.
-SAMPLER_REDRAWS, RANDOM_REDRAWS, MOST_POINTS = 10, 200, 20_000
 
 LEFT_OFF = (
     "a worker left off because it had heard nothing of this driver for a minute: the storage was "
@@ -204,7 +197,7 @@ class OptunaSearch(Searcher):
             changes = {"state": FAILED, "error": self.deaths.reason(any(crashes))}
             changes |= {"ended": time.time(), "machine_failed": not any(crashes)}
         record = dataclasses.replace(self.records[asked.number], **changes)
-        self._tell(asked.trial, self._keep(record))
+        tell(self.study, asked.trial, self._keep(record))
 
     def _one_waits_for_room(self) -> bool:
         """Whether a trial that came back for a larger share of a GPU has no place yet. Smaller ones
@@ -268,60 +261,13 @@ class OptunaSearch(Searcher):
 
     def _draw_untried(self) -> tuple[TrialRecord, Trial] | None:
         known = {r.digest: r for r in self.records.values() if r.state != RETIRED}
-        sampler = self.study.sampler
-        try:
-            for attempt in range(SAMPLER_REDRAWS + RANDOM_REDRAWS):
-                if attempt == SAMPLER_REDRAWS:
-                    self.study.sampler = RandomSampler(seed=self.seed + len(self.study.trials))
-                asked = self.study.ask()
-                try:
-                    config = self.space.draw(asked)
-                except ConfigError:  # a corner of the space that is no configuration
-                    self.study.tell(asked, state=TrialState.FAIL)
-                    continue
-                if config.digest() not in known:
-                    return self._new(asked, config)
-                self._answer_repeated(asked, known[config.digest()])
-        finally:
-            self.study.sampler = sampler
-        return self._one_that_is_left(known)
-
-    def _one_that_is_left(self, known: dict[str, TrialRecord]) -> tuple[TrialRecord, Trial] | None:
-        """A random point of a finite space that is not known; None where there is none."""
-        left = []
-        for values in every_point(self.space.search, self.space.fixed, MOST_POINTS) or []:
-            with contextlib.suppress(ConfigError):
-                config = TrainConfig.from_dict({**self.space.fixed, **values})
-                if config.digest() not in known:
-                    left.append((values, config))
-        if not left:
+        drawn = draw_untried(self.study, self.space, known, self.seed)
+        if drawn is None:
             return None
-        values, config = random.Random(self.seed + len(self.study.trials)).choice(left)
-        self.study.enqueue_trial(values)
-        asked = self.study.ask()
-        self.space.draw(asked)
-        return self._new(asked, config)
-
-    def _new(self, asked: Trial, config: TrainConfig) -> tuple[TrialRecord, Trial]:
+        asked, config = drawn
         self.new -= 1
         number = max([self.counted - 1, *self.records]) + 1
         return new_trial(number, asked.params, config, self.cases_of(config)), asked
-
-    def _answer_repeated(self, asked: Trial, record: TrialRecord) -> None:
-        """Tells the sampler what is known of a configuration that it suggested before."""
-        asked.set_user_attr("repeats", record.number)
-        if record.decided:
-            for rung, value in record.intermediate.items():
-                asked.report(value, rung)
-            self._tell(asked, record)
-        else:
-            self.study.tell(asked, state=TrialState.FAIL)
-
-    def _tell(self, asked: Trial, record: TrialRecord) -> None:
-        if record.state == FINISHED:
-            self.study.tell(asked, record.value)
-        else:
-            self.study.tell(asked, state=STATES[record.state])
 
 
 @dataclass

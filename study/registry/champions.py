@@ -11,6 +11,8 @@ from study.registry.versions import (
     CHAMPION,
     FORCED,
     MOST_BEFORE,
+    ROLLED_BACK,
+    VERDICT,
     RegistryError,
     Version,
 )
@@ -18,10 +20,10 @@ from study.registry.versions import (
 
 def crown(registry: Registry, version: Version) -> Version:
     """Makes a version the champion; its tag `gate` then gets the word of the tag `verdict`."""
-    before = registry.champion(version.name)
+    before, tags = registry.champion(version.name), {ROLLED_BACK: None}
     if before is not None and before.number != version.number:
-        line = [*before.champions_before, before.number][-MOST_BEFORE:]
-        version = registry.tag(version, {BEFORE: _written(line)})
+        tags[BEFORE] = _written([*before.champions_before, before.number][-MOST_BEFORE:])
+    version = registry.tag(version, tags)
     registry.point(CHAMPION, version)
     return complete(registry, version)
 
@@ -30,7 +32,7 @@ def complete(registry: Registry, version: Version) -> Version:
     """Does what is left to do once the alias has moved to a version."""
     registry.unpoint(CHALLENGER, version)
     # Without a verdict somebody has pointed the alias at it by hand.
-    return registry.tag(version, {"gate": version.tags.get("verdict") or FORCED})
+    return registry.tag(version, {"gate": version.tags.get(VERDICT) or FORCED})
 
 
 def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Version]:
@@ -55,8 +57,8 @@ def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Vers
             f"version {champion.number} of {name} has no champion before it to roll back to; "
             "promote another one"
         )
-    registry.tag(champion, {"rolled_back": reason})
-    registry.tag(former, {BEFORE: _written(line)})
+    registry.tag(champion, {ROLLED_BACK: reason})
+    registry.tag(former, {BEFORE: _written(line), ROLLED_BACK: None})
     with registry.asked(f"look with --list which version of {name} is the champion now"):
         registry.point(CHAMPION, former)
     return registry.version(name, champion.number), registry.version(name, former.number)

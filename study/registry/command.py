@@ -91,22 +91,26 @@ def _promote(
     teller = _Teller(console, quiet=flags["json"])
     with log_of(folder):
         registry = Registry(flags["tracking_uri"] or study.mlflow_uri, make=True)
-        promoted, wrong = [], []
-        for candidate in chosen:
-            of_category = own_folders(terms, candidate.fit.category, len(chosen))
+        promoted, done, wrong = [], [], []
+        for number, candidate in enumerate(chosen, start=1):
+            category = candidate.fit.category
+            of_category = own_folders(terms, category, len(chosen))
             try:
                 source = FromFit(candidate, study, storage, of_category, teller.training)
                 teller.begin(candidate, source)
                 promotion = Promotion(source, registry, of_category, teller.waiting)
                 promoted.append(promotion.run(dry_run="dry_run" in flags))
                 teller.done(promoted[-1])
+                done.append(category)
             except (*of_one_model, StudyError) as e:
-                wrong.append(f"{candidate.fit.category}: {' '.join(str(e).split())}")
+                wrong.append(f"{category}: {' '.join(str(e).split())}")
             except RegistryError as e:  # Which the next one would need too.
-                wrong.append(f"{candidate.fit.category}: {e}")
+                wrong.append(f"{category}: {e}")
+                wrong += [f"{later.fit.category}: not begun" for later in chosen[number:]]
                 break
     code = _ended(promoted, registry, flags, console)
     if wrong:
+        wrong += [f"{category}: done" for category in done if "dry_run" not in flags]
         raise StudyError("; ".join(wrong))
     return code
 

@@ -9,7 +9,15 @@ from study.registry.candidates import Candidate
 from study.registry.from_fit import FromFit
 from study.registry.gate import IMAGE_AUROC, PIXEL_AP
 from study.registry.promotion import Promoted
-from study.registry.versions import DISCARDED, FIRST, FORCED, PASSED, REFUSED, Version
+from study.registry.versions import (
+    DISCARDED,
+    FIRST,
+    FORCED,
+    PASSED,
+    REFUSED,
+    ROLLED_BACK,
+    Version,
+)
 
 Line = str | Text | Table | Padding
 # Rows of a comparison that every version has, in this order; others of the tags do not matter.
@@ -33,7 +41,7 @@ COMPARED = (
     ("size, MB", "size_mb"),
     ("gate", "gate"),
     ("reason of --force", "force_reason"),
-    ("rolled back because", "rolled_back"),
+    ("rolled back because", ROLLED_BACK),
 )
 
 
@@ -58,6 +66,8 @@ def of_promoted(promoted: Promoted) -> list[Line]:
     if (made := promoted.made) is not None:
         calibration, speed = made.detector.calibration, made.speed
         lines += [f"  {figure.metric:<12} {figure}" for figure in made.figures]
+        if made.scored is not None and made.scored.masks is None:
+            lines.append(f"  {PIXEL_AP:<12} not known: there are no masks (ground_truth/)")
         pixel = calibration.pixel_threshold
         thresholds = f"image {calibration.image_threshold:.4g}"
         thresholds += "" if pixel is None else f", pixel {pixel:.4g}"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ffcad.calibration import Calibration, best_f1, false_alarms
-from ffcad.datasets import CategoryData, DataError, Split
+from ffcad.checkpoint import UnreadableCheckpoint
+from ffcad.datasets import CategoryData, Split
 from ffcad.datasets.cache import digest_of
 from ffcad.detector import Detector
 from ffcad.model import FFCAD
@@ -17,8 +18,9 @@ from study.data import load_data
 from study.registry.candidates import Candidate
 from study.registry.card import CHOSEN_ON_REPORTED, Card
 from study.registry.gate import figures
+from study.registry.given_images import gate_images, refuse_known
 from study.registry.retraining import Additions, read_additions, retrain
-from study.registry.scoring import content, gate_images, known_paths, measure_speed, score
+from study.registry.scoring import content, measure_speed, score
 from study.registry.source import Made, files_mb
 from study.registry.terms import Terms
 from study.registry.versions import model_name
@@ -94,11 +96,8 @@ class FromFit:
         """
         images, seen = self.deciding_images(self.data.image_size), self._seen()
         # Under 'paper' the report split itself chose; that is `why_refused`.
-        if self.terms.gate_data is not None and (twice := known_paths(images, seen)):
-            raise DataError(
-                f"--gate-data {self.terms.gate_data}: {len(twice)} images trained or chose the "
-                f"model, as {twice[0]}; take them out"
-            )
+        if self.terms.gate_data is not None:
+            refuse_known(self.terms.gate_data, images, seen)
         model, use_head = self._model()
         detector = Detector(model, self._calibration(model, use_head), use_head=use_head)
         scored = score(model, images, use_head)
@@ -140,7 +139,10 @@ class FromFit:
                     additions=self.additions,
                     tell=self.tell,
                 )
-            predictor = Predictor.load(checkpoint)
+            try:
+                predictor = Predictor.load(checkpoint)
+            except UnreadableCheckpoint as e:
+                raise StudyError(f"{e}; bring it back, or give another --configuration") from e
         model = predictor.model
         # The word that means the same on every machine, not where the weights lay on that one.
         model.config = dataclasses.replace(

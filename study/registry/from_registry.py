@@ -6,27 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from ffcad.datasets import DataError, Split
+from ffcad.datasets import Split
 from ffcad.datasets.cache import digest_of
 from ffcad.detector import Detector
 from study.config import StudyError
 from study.registry.gate import figures
+from study.registry.given_images import gate_images, refuse_known
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import ModelFilesError, fetch_detector
-from study.registry.scoring import gate_images, known_paths, measure_speed, score
+from study.registry.scoring import measure_speed, score
 from study.registry.source import Made, files_mb
 from study.registry.terms import Terms
-from study.registry.versions import FIRST, FORCED, PASSED, REFUSED, RegistryError, Version
+from study.registry.versions import (
+    BEFORE,
+    FIRST,
+    FORCED,
+    PASSED,
+    REFUSED,
+    ROLLED_BACK,
+    VERDICT,
+    RegistryError,
+    Version,
+)
 
 # Tags of a version that are about the registry that it is in.
-OF_REGISTRY = (
-    "promotion",
-    "promoter",
-    "verdict",
-    "champions_before",
-    "rolled_back",
-    "force_reason",
-)
+OF_REGISTRY = ("promotion", "promoter", VERDICT, BEFORE, ROLLED_BACK, "force_reason")
 
 
 class FromRegistry:
@@ -96,11 +100,7 @@ class FromRegistry:
         example = np.zeros((size, size, 3), np.uint8)
         if self.terms.gate_data is not None:
             images = self.deciding_images(size)
-            if twice := known_paths(images, seen or ()):
-                raise DataError(
-                    f"--gate-data {self.terms.gate_data}: {len(twice)} images trained or chose "
-                    f"the model, as {twice[0]}; take them out"
-                )
+            refuse_known(self.terms.gate_data, images, seen or ())
             scored, example = score(model, images, use_head), np.asarray(images.images[0])
             found = tuple(figures(scored))
         speed, size_mb = measure_speed(model, use_head), files_mb(detector)

@@ -183,7 +183,7 @@ class Registry:
                 name,
                 source,
                 run_id=run,
-                tags=_cut(tags),
+                tags={key: _cut(value) for key, value in tags.items()},
                 description=description,
                 # A server wants it said that the source is this one.
                 model_id=source.removeprefix(LOGGED) if source.startswith(LOGGED) else None,
@@ -194,11 +194,24 @@ class Registry:
         return mine
 
     def tag(self, version: Version, tags: dict[str, Any]) -> Version:
-        """Writes tags, in their order; gives the version as it is then."""
+        """Writes tags that are not as given, in their order, and takes away those that are None;
+        gives the version as it is then."""
+        number, now = str(version.number), self.version(version.name, version.number).tags
         with self.asked():
-            for key, value in _cut(tags).items():
-                self.client.set_model_version_tag(version.name, str(version.number), key, value)
+            for key, value in tags.items():
+                if value is not None and now.get(key) != _cut(value):
+                    self.client.set_model_version_tag(version.name, number, key, _cut(value))
+                elif value is None and key in now:
+                    self.client.delete_model_version_tag(version.name, number, key)
         return self.version(version.name, version.number)
+
+    def describe(self, version: Version, description: str) -> None:
+        """Writes a version's description, if it is not as given."""
+        if description != version.description:
+            with self.asked():
+                self.client.update_model_version(
+                    version.name, str(version.number), description=description
+                )
 
     def point(self, alias: str, version: Version) -> None:
         """Moves an alias: the champion's is the moment at which another model is in use."""
@@ -252,8 +265,8 @@ def _all(page_of: Callable[[str | None], Any]) -> list[Any]:
             return found
 
 
-def _cut(tags: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+def _cut(value: Any) -> str:
+    return str(value)[:TAG_LENGTH]
 
 
 def _version(version: ModelVersion, aliases: list[str]) -> Version:

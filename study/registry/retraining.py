@@ -10,13 +10,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ffcad.config import TrainConfig
-from ffcad.datasets import CategoryData, DataError, Split, load_images, load_textures
+from ffcad.datasets import CategoryData, DataError, Split, load_textures
 from ffcad.datasets.cache import digest_of
 from ffcad.encoder_weights import save_encoder
 from ffcad.predictor import Predictor
 from ffcad.training import Progress, train
 from study.config import StudyConfig, StudyError
 from study.registry.candidates import Candidate
+from study.registry.given_images import normal_images
 from study.registry.scoring import content, digest
 
 # Of the images that are added, this share calibrates and is never trained on.
@@ -52,12 +53,7 @@ def read_additions(folder: Path, data: CategoryData) -> Additions:
     Raises:
         DataError: if it has a defective image, or too few new ones.
     """
-    split = load_images(folder, data.image_size)
-    if split.labels.any():
-        raise DataError(
-            f"--normal-images {folder}: {split.labels.sum()} images lie in folders of defects; "
-            "training is on normal images alone, give a folder that holds no others"
-        )
+    split = normal_images(folder, data.image_size)
     used = set().union(*(content(s) for s in (data.train, data.select, data.report)))
     digests = {digest(split.images[i]): i for i in range(len(split))}
     new = [i for name, i in sorted(digests.items()) if name not in used]

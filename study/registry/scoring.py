@@ -1,17 +1,16 @@
-"""The images that decide about a model, what a model says of them, and what it costs to ask."""
+"""What a model says of images, what it costs to ask, and which images it knows."""
 
 import dataclasses
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ffcad.datasets import DataError, Split, load_images
+from ffcad.datasets import Split
 from ffcad.datasets.duplicates import near_duplicates
 from ffcad.datasets.images import thumbnail
 from ffcad.model import FFCAD
@@ -76,25 +75,6 @@ def measure_speed(model: FFCAD, use_head: bool) -> Speed:
         images_per_second=batch / batch_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
-
-
-def gate_images(folder: Path, image_size: int) -> Split:
-    """All images of a folder that are to decide.
-
-    Args:
-        folder: `good/` and a folder for each type of defect, `ground_truth/` if there are masks.
-        image_size: pixels.
-
-    Raises:
-        DataError: if it cannot be read, or has no normal or no defective image.
-    """
-    split = load_images(folder, image_size)
-    if split.labels.all() or not split.labels.any():
-        raise DataError(
-            f"--gate-data {folder}: {(~split.labels).sum()} normal and {split.labels.sum()} "
-            "defective images; a comparison needs both: good/ and a folder for each defect type"
-        )
-    return split
 
 
 def known_paths(split: Split, digests: Collection[str]) -> list[str]:

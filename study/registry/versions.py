@@ -14,8 +14,12 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 PENDING, WAITING = "pending", "waiting"
 FIRST, PASSED, REFUSED, FORCED, DISCARDED = "first", "passed", "refused", "forced", "discarded"
 UNDECIDED = (PENDING, WAITING)
+# What was decided, written after all that belongs to it; `gate` gets it once that is done.
+VERDICT = "verdict"
 # The tag with the numbers of the champions before a version, the last one at its end; so many.
 BEFORE, MOST_BEFORE = "champions_before", 50
+# Why a version is no longer the champion; gone when it is again.
+ROLLED_BACK = "rolled_back"
 # The tag with a digest of the detector's files.
 DETECTOR = "detector_digest"
 # The images that a version was made of, a file of its run: a digest a line.
@@ -80,6 +84,11 @@ class Version:
 def model_name(data: str, category: str) -> str:
     """A category's model: 'ffcad-<data>-<category>', without what MLflow forbids in a name."""
     return re.sub(r"[/:'\"%]", "-", f"ffcad-{data}-{category}")
+
+
+def is_of_decision(tag: str) -> bool:
+    """Whether a tag tells what one decision was based on: figures, checks, a force's reason."""
+    return tag.startswith(("report_", "gate_")) or tag == "force_reason"
 
 
 def promoter_tag() -> str:

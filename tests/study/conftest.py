@@ -13,6 +13,7 @@ import fsspec
 import pytest
 import s3fs
 import torch
+from mlflow_servers import postgres_server
 
 from ffcad.encoder_weights import save_encoder
 from ffcad.resnet import FFCResNet
@@ -146,6 +147,13 @@ def gcs_bucket():
             options = {"token": "anon", "project": "tests", "skip_instance_cache": True}
             gcsfs.GCSFileSystem(**options).mkdir("studies")
             yield "gs://studies"
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """URI of a database of a PostgreSQL server that is there for a module's tests alone."""
+    with postgres_server() as uri:
+        yield uri
 
 
 @pytest.fixture

@@ -371,8 +371,8 @@ def test_the_journal_opens_in_optuna_dashboard(tmp_path):
 
 
 def test_a_finite_space_is_drawn_to_its_last_point(monkeypatch):
-    monkeypatch.setattr("study.search.SAMPLER_REDRAWS", 1)
-    monkeypatch.setattr("study.search.RANDOM_REDRAWS", 0)
+    monkeypatch.setattr("study.untried_points.SAMPLER_REDRAWS", 1)
+    monkeypatch.setattr("study.untried_points.RANDOM_REDRAWS", 0)
     space = checked(
         "finite",
         "why?",

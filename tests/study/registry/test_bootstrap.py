@@ -60,18 +60,35 @@ def test_near_duplicates_are_drawn_together():
     assert (counts[:, [6, 7, 9]].sum(1) == 3).all()
 
 
-def test_limits_of_an_auroc_are_as_published_and_never_at_the_value():
-    # Newcombe (2006), method 5, by hand: at the lower limit L of an AUROC of 1 with 10 and 10
-    # images, 1 - L = 1.645 * sqrt(L (1 - L) (1 + 9 ((1 - L) / (2 - L) + L / (1 + L))) / 100).
-    low = auroc_limit(1.0, 10, 10, upper=False)
-    spread = 1 + 9 * ((1 - low) / (2 - low) + low / (1 + low))
-    assert 1 - low == pytest.approx(1.644854 * (low * (1 - low) * spread / 100) ** 0.5, rel=1e-5)
-    assert 0.8 < low < 0.95
-    assert auroc_limit(1.0, 10, 10, upper=True) == 1.0
-    assert auroc_limit(0.0, 10, 10, upper=False) == 0.0
-    for value in (0.3, 0.5, 0.9, 0.999):
-        few, many = (auroc_limit(value, n, n, upper=False) for n in (10, 1000))
-        assert few < many < value < auroc_limit(value, 1000, 1000, upper=True)
+def test_limits_of_an_auroc_have_the_published_variance():
+    """Newcombe's variance is what validations are sized by (Riley et al., Statistics in Medicine
+    40, 2021): where 1.8 % are defective, the 95 % interval of an AUROC of 0.8 is at most 0.1 wide
+    from 4,252 images on (first test of their package pmvalsampsize)."""
+    for upper, value in ((False, 0.85), (True, 0.75)):
+        fewer, enough = (
+            abs(value - auroc_limit(value, 0.018 * n, 0.982 * n, upper=upper, sides=2))
+            for n in (4251, 4252)
+        )
+        assert enough <= 0.05 < fewer
+
+
+@pytest.mark.parametrize(("defective", "normal"), [(10, 10), (12, 80), (80, 12), (163, 41)])
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 0.8, 0.97, 1.0])
+def test_limits_of_an_auroc_are_roots_of_its_quartic(value, defective, normal):
+    """Squared and multiplied out, the equation is a polynomial; its roots come from eigenvalues."""
+    truth = np.polynomial.Polynomial([0, 1])
+    denominators, half = (2 - truth) * (1 + truth), (defective + normal) / 2 - 1
+    spread = denominators + half * ((1 - truth) * (1 + truth) + truth * (2 - truth))
+    chance = norm.ppf(0.95) ** 2 * truth * (1 - truth) * spread
+    distance = defective * normal * (truth - value) ** 2 * denominators
+    roots = (distance - chance).roots()
+    # At 0 and 1 chance allows nothing; beyond them there is no AUROC.
+    inside = [r.real for r in roots if abs(r.imag) < 1e-9 and 1e-6 < r.real < 1 - 1e-6]
+    lower = auroc_limit(value, defective, normal, upper=False)
+    upper = auroc_limit(value, defective, normal, upper=True)
+    assert [x for x in (lower, upper) if 0 < x < 1] == pytest.approx(sorted(inside), abs=1e-7)
+    assert lower == 0.0 if value == 0 else 0 < lower < value
+    assert upper == 1.0 if value == 1 else value < upper < 1
 
 
 def test_figures_of_resamples_are_those_of_the_repeated_images():

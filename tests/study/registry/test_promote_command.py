@@ -3,10 +3,14 @@
 import dataclasses
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from made_models import other_process
 from PIL import Image
 
 from study.__main__ import main
@@ -15,8 +19,13 @@ from study.fits import Fit
 from study.inputs import cases_of
 from study.ledger import FINISHED
 from study.question import ask
+from study.registry.candidates import candidates
 from study.registry.command import REFUSED_CODE, own_folders
+from study.registry.from_fit import FromFit
+from study.registry.mlflow_registry import Registry
 from study.registry.terms import Terms
+from study.results import read_results
+from study.signals import INTERRUPTED
 from study.storage import Storage
 from study.trials import StudyFolder, new_trial
 
@@ -26,33 +35,53 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),
 ]
 
-MODEL = "ffcad-synthetic-dial"
+# `python -m study`; what is started by a script in the background has Ctrl-C ignored.
+IN_FOREGROUND = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('study', run_name='__main__', alter_sys=True)"
+)
+MODEL, WOOD = "ffcad-synthetic-dial", "ffcad-synthetic-wood"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_context):
-    """The folder of a study of two configurations, each on one case."""
-    folder = tmp_path_factory.mktemp("runs")
-    context = make_context(folder, "--study tiny")
+def train(folder, make_context, flags, optimizers):
+    """A study with a configuration for each optimizer, whose fits are done."""
+    context = make_context(folder, flags)
     study, space = context.study, context.study.search_space()
     documents = StudyFolder(Storage(folder), study.name)
     ask(documents, study, space, context.inputs, [])
-    for number, optimizer in enumerate(("adamw", "sgd")):
+    for number, optimizer in enumerate(optimizers):
         config = dataclasses.replace(space.corners([])[0], optimizer=optimizer)
-        (case,) = cases_of(study, context.inputs, config)
-        fit = Fit(context, number, config, case)
-        for _ in fit.run():
-            pass
+        cases, values = cases_of(study, context.inputs, config), []
+        for case in cases:
+            fit = Fit(context, number, config, case)
+            for _ in fit.run():
+                pass
+            values.append(fit.record.metrics[study.objective])
         trial = dataclasses.replace(
-            new_trial(number, space.parameters(config), config, (case,)),
+            new_trial(number, space.parameters(config), config, cases),
             state=FINISHED,
-            value=fit.record.metrics[study.objective],
-            spent=config.iterations,
+            value=float(np.mean(values)),
+            spent=config.iterations * len(cases),
             ended=time.time(),
         )
         documents.write_trial(trial)
         documents.count_trial(number)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, make_context):
+    """The folder of a study of two configurations, each on one case, and of one on two cases."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder, make_context, "--study tiny", ("adamw", "sgd"))
+    train(folder, make_context, "--study pair --categories wood,dial", ("adamw",))
     return folder
+
+
+def candidate_of(folder, study):
+    """The study's configuration, and the fit that would be promoted."""
+    results = read_results(Storage(folder), study)
+    (candidate,) = candidates(results, Storage(folder), None, ("dial",))
+    return results.config, candidate
 
 
 @pytest.fixture
@@ -134,6 +163,102 @@ def test_a_fit_is_trained_again_with_more_images_and_a_part_is_kept_out(promote,
     code, out, err = promote("tiny", "--false-alarm-rate", "0.001", "--tracking-uri", uri)
     assert code == 2
     assert re.fullmatch(r"error: dial: a false-alarm rate of 0.001 needs 999 .*\n", err)
+
+
+@pytest.mark.slow
+def test_a_category_that_cannot_be_had_does_not_keep_the_other_back(trained, promote, tmp_path):
+    _, candidate = candidate_of(trained, "pair")
+    checkpoint = trained / candidate.checkpoint
+    whole = checkpoint.read_bytes()
+    arguments = ("pair", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    checkpoint.write_bytes(b"scratched")
+    try:
+        code, out, err = promote(*arguments)
+        assert code == 2
+        assert "ffcad-synthetic-wood version 1 is champion, the first" in out
+        assert re.fullmatch(r"error: dial: .* cannot be read .*; bring it back, or .*\n", err)
+        assert err.endswith("; wood: done\n")
+        again = promote(*arguments, "--json")
+        assert (again[0], again[2]) == (2, err)
+        (wood,) = json.loads(again[1])["promoted"]
+        assert (wood["model"], wood["champion"], wood["unchanged"]) == (WOOD, True, True)
+    finally:
+        checkpoint.write_bytes(whole)
+    code, out, err = promote(*arguments)
+    assert (code, err) == (0, "")
+    before = f"{WOOD} version 1 was promoted before (first), and is the champion"
+    assert before in " ".join(out.split())
+    assert f"{MODEL} version 1 is champion, the first" in out
+    listed = json.loads(promote("--list", "--json", *arguments[1:])[1])
+    assert {name: [v["gate"] for v in versions] for name, versions in listed.items()} == {
+        MODEL: ["first"],
+        WOOD: ["first"],
+    }
+
+
+@pytest.mark.slow
+def test_one_fit_is_trained_again_by_one_promotion_at_a_time(trained, promote, tmp_path):
+    study, candidate = candidate_of(trained, "tiny")
+    again = ("tiny", "--iterations-factor", "3", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    meanwhile = []
+
+    def tell(progress, iterations):
+        if not meanwhile:
+            meanwhile.append(promote(*again))
+
+    FromFit(candidate, study, Storage(trained), Terms(factor=3.0), tell).make()
+    ((code, _, err),) = meanwhile
+    assert code == 2
+    assert re.fullmatch(r"error: dial: another promotion trains the same in .*; wait for .*\n", err)
+    assert promote(*again)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_retraining_that_is_interrupted_goes_on_where_it_was(trained):
+    study, candidate = candidate_of(trained, "tiny")
+    terms, seen = Terms(factor=4.0), []
+
+    def interrupted(progress, iterations):
+        seen.append(progress.iteration)
+        if progress.iteration > iterations / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FromFit(candidate, study, Storage(trained), terms, interrupted).make()
+    later = []
+    source = FromFit(
+        candidate, study, Storage(trained), terms, lambda progress, _: later.append(progress)
+    )
+    source.make()
+    assert seen[0] < seen[-1] <= later[0].iteration
+    assert later[-1].iteration == 4 * candidate.config.iterations
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_half_changed_and_the_same_command_completes_it(
+    trained, promote, tmp_path
+):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    registry = Registry(uri, make=True)
+    command = ["tiny", "--tracking-uri", uri, "--storage", str(trained)]
+    with other_process() as promoter:
+        ahead = registry.create(MODEL, "file:///nowhere", None, "another", "Made up.", {})
+        registry.tag(ahead, {"promoter": promoter})
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_FOREGROUND, "promote", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # Once it is registered it waits, for as long as the other one is there.
+        assert any("waiting for version 1" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        assert (process.returncode, err) == (INTERRUPTED, "interrupted\n")
+        found = {v.number: (v.gate, v.aliases) for v in registry.versions(MODEL)}
+        assert found == {1: ("pending", ()), 2: ("waiting", ())}
+    code, out, _ = promote(*command[:3])
+    assert (code, f"{MODEL} version 2 is champion, the first" in out) == (0, True)
 
 
 def test_several_categories_have_folders_of_their_own(tmp_path):

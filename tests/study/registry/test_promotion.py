@@ -20,7 +20,7 @@ from study.registry.promotion import Promotion
 from study.registry.scoring import content
 from study.registry.source import digest_of_files
 from study.registry.terms import Terms
-from study.registry.versions import RegistryError
+from study.registry.versions import RegistryError, is_of_decision
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,12 +66,14 @@ class Failing:
         client: of MLflow.
         at: number from 0 on, or name.
         before: whether the call has no effect; else only its answer is lost.
+        raised: instead of that; the registry itself stays up.
     """
 
     READS = ("get_", "search_", "list_", "download_")
 
-    def __init__(self, client, at, before):
+    def __init__(self, client, at, before, raised=None):
         self.client, self.at, self.before, self.calls, self.dead = client, at, before, 0, False
+        self.raised = raised
 
     def __getattr__(self, name):
         method = getattr(self.client, name)
@@ -82,10 +84,10 @@ class Failing:
             if name.startswith(self.READS):
                 return method(*arguments, **more)
             if self.at in (name, self.calls):
-                self.dead = True
+                self.at, self.dead = None, self.raised is None
                 if not self.before:
                     method(*arguments, **more)
-                raise ConnectionError("the registry is down")
+                raise self.raised or ConnectionError("the registry is down")
             self.calls += 1
             return method(*arguments, **more)
 
@@ -132,6 +134,73 @@ def test_a_worse_one_is_challenger_until_it_is_forced(registry, tmp_path):
     assert (forced.verdict, forced.champion, forced.version) == ("forced", True, 2)
     assert state(registry.uri) == {1: ("first", (), ""), 2: ("forced", CHAMPION, "1")}
     assert registry.champion(NAME).tags["force_reason"] == "the camera is new"
+
+
+def of_decision(registry, number):
+    """A version's tags that tell what was decided about it, and its description."""
+    version = registry.version(NAME, number)
+    tags = {tag: value for tag, value in version.tags.items() if is_of_decision(tag)}
+    return tags, version.description
+
+
+def test_tags_and_description_are_those_of_the_last_look(registry, tmp_path):
+    """Not of an earlier one on other images, against another champion, forced or broken off."""
+    first = MadeSource(tmp_path, "next")
+    made = first.make()
+    earlier = dataclasses.replace(
+        made, description="Of other images.", tags=made.tags | {"gate_pixel_ap": "0.1"}
+    )
+    first.make = lambda: earlier
+    limits = {"most_latency_ms": 1.0}
+    done = Promotion(first, registry, Terms(**limits)).run()
+    assert done.verdict == "refused"
+    assert of_decision(registry, 2)[0]["gate_pixel_ap"] == "0.1"
+    # Forced, and broken off before the alias moves.
+    registry.client = Failing(registry.client, "set_registered_model_alias", before=True)
+    with pytest.raises(RegistryError):
+        promote(registry, tmp_path, "next", force="the camera is new", **limits)
+    registry = Registry(registry.uri)
+    assert registry.version(NAME, 2).tags["verdict"] == "forced"
+    assert promote(registry, tmp_path, "next", speed=10.0).verdict == "passed"
+    tags, description = of_decision(registry, 2)
+    assert description == "Made as next."
+    assert set(tags) == {"gate_checks", "gate_figures", "gate_champion", "gate_images"}
+    assert "latency" not in tags["gate_checks"]
+
+
+def test_without_a_champion_nothing_is_said_of_the_one_that_was(registry, tmp_path):
+    assert promote(registry, tmp_path, "next", BAD).against == 1
+    registry.unpoint("champion", registry.version(NAME, 1))
+    done = promote(registry, tmp_path, "next", BAD)
+    assert (done.verdict, done.against) == ("first", None)
+    assert of_decision(registry, 2)[0] == {}
+
+
+def test_a_decided_version_whose_look_is_broken_off_in_the_middle_is_undecided(registry, tmp_path):
+    """Its tags are of two decisions, so `gate` must not tell the first one."""
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    stopped = Failing(registry.client, "delete_model_version_tag", False, KeyboardInterrupt())
+    registry.client = stopped
+    with pytest.raises(KeyboardInterrupt):
+        promote(registry, tmp_path, "next", BAD)
+    assert state(registry.uri)[2] == ("waiting", CHALLENGER, "")
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    assert state(registry.uri)[2] == ("refused", CHALLENGER, "")
+
+
+def test_who_is_champion_again_was_not_rolled_back(registry, tmp_path):
+    assert promote(registry, tmp_path, "next").champion
+    roll_back(registry, NAME, "too slow")
+    assert registry.version(NAME, 2).tags["rolled_back"] == "too slow"
+    assert promote(registry, tmp_path, "next", force="it is fast enough").champion
+    assert "rolled_back" not in registry.version(NAME, 2).tags
+    assert promote(registry, tmp_path, "third").champion
+    roll_back(registry, NAME, "too many false alarms")
+    roll_back(registry, NAME, "too slow after all")
+    assert promote(registry, tmp_path, "third", force="mended").champion
+    roll_back(registry, NAME, "not mended")
+    rolled = [version.tags.get("rolled_back") for version in registry.versions(NAME)]
+    assert rolled == [None, "too slow after all", "not mended"]
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(registry, tmp_path):
@@ -293,6 +362,32 @@ def test_whenever_the_registry_dies_the_same_command_completes_it(
         registry.client = healthy
         promote(registry, tmp_path, "next", skill)
         assert outcome(registry) == expected, f"died at writing {n}"
+
+
+def test_whenever_it_is_interrupted_nobody_waits_and_the_same_command_completes_it(
+    with_champion, tmp_path
+):
+    def copy(name):
+        shutil.copy(with_champion / "mlflow.db", tmp_path / name)
+        return Registry(f"sqlite:///{tmp_path / name}")
+
+    whole = copy("whole.db")
+    client = whole.client = Failing(whole.client, None, before=True)
+    promote(whole, tmp_path, "next")
+    expected = outcome(whole)
+    for n in range(client.calls):
+        registry = copy(f"{n}.db")
+        healthy = registry.client
+        # The first one makes the model, which is there: its answer is another error.
+        registry.client = Failing(healthy, n, n == 0, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            promote(registry, tmp_path, "next")
+        registry.client = healthy
+        left = state(registry.uri)
+        # Either somebody else may go ahead, or it is done but for the word that says so.
+        assert left.get(2, ("waiting", (), ""))[0] == "waiting" or left[2][1] == CHAMPION
+        promote(registry, tmp_path, "next")
+        assert outcome(registry) == expected, f"interrupted at writing {n}"
 
 
 SCRIPT = """
