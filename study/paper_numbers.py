@@ -6,10 +6,13 @@ seed, chosen and reported on the test split, no spread given.
 """
 
 import csv
+import dataclasses
 import functools
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from ffcad.config import TrainConfig
 
@@ -29,6 +32,9 @@ VARIED = (
     "optimizer",
     "reconstruction_loss",
 )
+# Those of them that say how a network is trained: where all cells have the same one, and another
+# than the paper, the paper's rows still ask what the cells ask.
+TRAINING = ("optimizer", "reconstruction_loss")
 ABLATIONS = ("12", "13", "14", "15", "16")
 # Tables 2-9 give one metric each, per category.
 CATEGORY_TABLES = ("2", "3", "4", "5", "6", "7", "8", "9")
@@ -87,6 +93,21 @@ def ablation_row(config: TrainConfig) -> PaperRow | None:
     The default is a row of all of them, with the same values.
     """
     return next((row for row in table_rows(*ABLATIONS) if row.is_of(config)), None)
+
+
+def other_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
+    """How several configurations are all trained, where it is otherwise than the paper's default:
+    knob -> value. Empty for a single one: alone it is the paper's row, or none."""
+    if len(configs) < 2:
+        return {}
+    values = {name: {getattr(config, name) for config in configs} for name in TRAINING}
+    common = {name: found.pop() for name, found in values.items() if len(found) == 1}
+    return {k: v for k, v in common.items() if v != getattr(TrainConfig(), k)}
+
+
+def as_trained_in_the_paper(config: TrainConfig, other: Iterable[str]) -> TrainConfig:
+    """A configuration with the paper's default in knobs that `other_training` names."""
+    return dataclasses.replace(config, **{name: getattr(TrainConfig(), name) for name in other})
 
 
 def is_default(config: TrainConfig) -> bool:

@@ -2,9 +2,16 @@
 
 from collections.abc import Mapping
 
+from ffcad.config import TrainConfig
 from study.analysis import Comparison, Contrast, compare_cells
 from study.paired_statistics import spread
-from study.paper_numbers import SOURCE, PaperRow, ablation_row
+from study.paper_numbers import (
+    SOURCE,
+    PaperRow,
+    ablation_row,
+    as_trained_in_the_paper,
+    other_training,
+)
 from study.report_notes import needed_notes, width_notes
 from study.report_tables import (
     BAD,
@@ -76,9 +83,15 @@ def results_table(results: StudyResults, comparisons: Comparisons) -> Table:
 def _paper_row(results: StudyResults, cell: CellResult) -> PaperRow | None:
     """The paper's row that a cell is; None too where two cells are that row: what tells them apart
     is nothing that the paper varied."""
-    row = ablation_row(cell.chosen.config)
-    same = [other for other in results.cells if ablation_row(other.chosen.config) == row]
-    return row if len(same) == 1 else None
+    rows = {name: ablation_row(config) for name, config in paper_configs(results).items()}
+    row = rows[cell.name]
+    return row if list(rows.values()).count(row) == 1 else None
+
+
+def paper_configs(results: StudyResults) -> dict[str, TrainConfig]:
+    """Cell -> its configuration, but for how all cells are trained otherwise than in the paper."""
+    other = other_training([cell.chosen.config for cell in results.cells])
+    return {c.name: as_trained_in_the_paper(c.chosen.config, other) for c in results.cells}
 
 
 def _result_row(
@@ -170,6 +183,13 @@ def _result_notes(results: StudyResults, with_paper: bool) -> list[str]:
             "difference to the reference as it was measured, whether or not it can be told from "
             "zero."
         )
+        other = other_training([cell.chosen.config for cell in results.cells])
+        if other:
+            default = TrainConfig()
+            words = (f"{k} {v} (there {getattr(default, k)})" for k, v in other.items())
+            notes.append(
+                f"All cells here are trained otherwise than in the paper: {', '.join(words)}."
+            )
     if note := tuning_note(results.cells, results.config.objective):
         notes.append(note)
     return notes

@@ -15,7 +15,7 @@ from study.paper_numbers import (
     is_default,
     table_rows,
 )
-from study.report_comparison import short
+from study.report_comparison import paper_configs, short
 from study.report_tables import (
     MUTED,
     NOTHING,
@@ -96,7 +96,8 @@ def _ablation(results: StudyResults, table: str) -> Table:
 
 
 def _cell_of(results: StudyResults, row: PaperRow) -> CellResult | None:
-    return next((c for c in results.cells if row.is_of(c.chosen.config)), None)
+    configs = paper_configs(results)
+    return next((c for c in results.cells if row.is_of(configs[c.name])), None)
 
 
 def _mean(cell: CellResult, metric: str) -> Entry:
