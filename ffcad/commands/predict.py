@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ffcad.commands.image_sources import find_sources
 from ffcad.commands.inspecting import inspect_files
-from ffcad.detector import Detector
+from ffcad.detector import Detector, DetectorError
 from ffcad.predictor import Predictor
 
 
@@ -73,5 +73,7 @@ def load_detector(path: Path, device: str = "auto") -> Detector:
     """
     if path.is_dir():
         return Detector.load(path, device)
+    if not path.exists():
+        raise DetectorError(f"{path}: no such checkpoint, and no folder of a detector")
     predictor = Predictor.load(path, device)
     return Detector(predictor.model, None, use_head=predictor.use_head, device=device)

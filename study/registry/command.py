@@ -203,11 +203,13 @@ def own_folders(terms: Any, category: str, categories: int) -> Any:
     """The terms of one category: with its own folders of images, where there are several.
 
     Raises:
-        StudyError: if one folder was given for several categories.
+        StudyError: if a folder is not there, or one was given for several categories.
     """
     folders = {}
     for flag, name in (("--gate-data", "gate_data"), ("--normal-images", "normal_images")):
         given = getattr(terms, name)
+        if given is not None and not given.is_dir():
+            raise StudyError(f"{flag} {given}: no such folder")
         if given is not None and not (given / "good").is_dir() and (given / category).is_dir():
             folders[name] = given / category
         elif given is not None and categories > 1:

@@ -132,7 +132,7 @@ def test_a_setting_that_cannot_be(setting: str, message: str):
         ("predict CHECKPOINT EMPTY --out OUT", "no image in it"),
         ("predict CHECKPOINT FILE --out OUT --masks NOWHERE", "--masks"),
         ("predict CHECKPOINT FILE --out OUT --masks EMPTY", "FILE_mask.png"),
-        ("export NOWHERE --out OUT", "NOWHERE: no such checkpoint"),
+        ("export NOWHERE --out OUT", "NOWHERE: no such checkpoint, and no folder of a detector"),
         ("export FILE --out OUT", "FILE cannot be read as a checkpoint"),
         ("export CHECKPOINT --out FILE", "--out FILE cannot be made"),
         ("export CHECKPOINT --out OUT --images NOWHERE", "--images NOWHERE: no such folder"),

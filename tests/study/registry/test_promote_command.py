@@ -273,6 +273,8 @@ def test_several_categories_have_folders_of_their_own(tmp_path):
     )
     with pytest.raises(StudyError, match=r"--normal-images .*more has no folder dial: for several"):
         own_folders(Terms(gate_data=gate, normal_images=more), "dial", 2)
+    with pytest.raises(StudyError, match=r"--gate-data .*/none: no such folder$"):
+        own_folders(Terms(gate_data=tmp_path / "none"), "dial", 1)
 
 
 @pytest.mark.parametrize(
