@@ -67,7 +67,13 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep_old: bool = True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as f:
-            torch.save({"format": FORMAT, **state}, f)
+            try:
+                torch.save({"format": FORMAT, **state}, f)
+            except RuntimeError as e:
+                # torch says of a disk's error only that the file has another length than it wrote.
+                if isinstance(e.__context__, OSError):
+                    raise e.__context__ from e
+                raise
             f.flush()
             os.fsync(f.fileno())
         if keep_old and path.exists():

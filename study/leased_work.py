@@ -20,7 +20,7 @@ from study.context import StudyContext
 from study.failures import in_one_line, lacks_memory, raise_if_disk
 from study.leases import Lease, LeaseLost, Waiter, describe
 from study.ledger import CHECKPOINT, FAILED, FINISHED, LedgerError, Records
-from study.outages import passes
+from study.outages import asking_first, passes
 from study.resuming import resumed
 from study.storage import StorageError
 
@@ -185,7 +185,8 @@ class LeasedWork(ABC, Generic[Kind]):
         try:
             for progress in steps:
                 lease.check()
-                self._keep(progress, folder)
+                with asking_first(lease.check):
+                    self._keep(progress, folder)
                 yield progress
         except LeaseLost as e:
             # To close it would write a checkpoint beside the new holder's.
@@ -196,7 +197,8 @@ class LeasedWork(ABC, Generic[Kind]):
             steps.close()  # Writes a checkpoint.
             if progress is not None and progress.iteration > self.record.iteration:
                 lease.check()
-                self.records.keep(self.key, folder / CHECKPOINT)
+                with asking_first(lease.check):
+                    self.records.keep(self.key, folder / CHECKPOINT)
                 self._write(
                     iteration=progress.iteration, seconds=progress.seconds, **self._sampled()
                 )
@@ -231,10 +233,13 @@ class LeasedWork(ABC, Generic[Kind]):
 
     def _write(self, **changes: Any) -> None:
         """Replaces the record, while the work is this process's."""
-        if self._lease is not None:
-            self._lease.check()
         self.record = dataclasses.replace(self.record, **changes)
-        self.records.write(self.record)
+        if self._lease is None:
+            self.records.write(self.record)
+            return
+        self._lease.check()
+        with asking_first(self._lease.check):
+            self.records.write(self.record)
 
     def _note(self, line: str) -> None:
         if line not in self.record.notes:

@@ -111,7 +111,8 @@ class Lease:
                 written = time.monotonic()
             except StorageError as e:
                 # By then others may think that nobody works here. While the storage is away for
-                # all, nobody can; and where it is not, `check` finds them before anything is kept.
+                # all, nobody can; and where it is not, `check` finds them before anything is kept,
+                # and again before it is tried again to keep it.
                 patience = LIMIT_SECONDS if isinstance(e, StorageAway) else 0.0
                 if time.monotonic() - written > self._stale + patience:
                     self.lost.set()

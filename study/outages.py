@@ -10,6 +10,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 # How long a storage is waited for, from the first thing that it did not do.
@@ -47,8 +48,9 @@ PASSING_KINDS = {
     "ClientConnectionError",
     "TransportError",
 }
-# Of HTTP, besides 500 and above: a request that took too long, and too many of them.
-PASSING_STATUSES = (408, 429)
+# Of HTTP, besides 500 and above: a request that took too long, one that another one of the same
+# name is in the way of (S3), and too many of them.
+PASSING_STATUSES = (408, 409, 429)
 
 Result = TypeVar("Result")
 
@@ -125,7 +127,12 @@ class Outages:
                 failed = self._clock() if failed is None else failed
                 if not self._wait(where, failed, e):
                     raise
-            except FileNotFoundError:
+                try:
+                    _ask_first()
+                except BaseException:
+                    self._answered(where, failed)
+                    raise
+            except BaseException:  # It answers, if only that it has no such file, or refuses.
                 self._answered(where, failed)
                 raise
             else:
@@ -166,6 +173,29 @@ class Outages:
 
 
 _waiting: Outages | None = None
+_question: ContextVar[Callable[[], None] | None] = ContextVar("question", default=None)
+
+
+@contextlib.contextmanager
+def asking_first(ask: Callable[[], None]) -> Iterator[None]:
+    """Has `ask` called before an operation of this thread is tried again; what it raises ends the
+    waiting. For who may write only while nobody else has taken its place."""
+    token = _question.set(ask)
+    try:
+        yield
+    finally:
+        _question.reset(token)
+
+
+def _ask_first() -> None:
+    ask = _question.get()
+    if ask is None:
+        return
+    token = _question.set(None)  # To ask is an operation too.
+    try:
+        ask()
+    finally:
+        _question.reset(token)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from study.outages import Outages, waiting_out
 from study.reports import FATAL, WHY, WRONG_NODE
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
+from study.worker_deaths import MOST_LOSSES
 
 # Seconds between two looks at the cards of what is being made, and between two plain lines.
 LOOK_SECONDS, PLAIN_SECONDS = 2.0, 10.0
@@ -110,7 +111,7 @@ def make_encoders(
         max_retries=0,  # Ray would count the machines that were lost.
     )(make_encoder)
     shared, waiting, running = ray.put(context), list(needs), {}
-    crashes = dict.fromkeys(needs, 0)
+    crashes, losses = dict.fromkeys(needs, 0), dict.fromkeys(needs, 0)
     with _Line(console, context, needs) as line:
         while running or (waiting and not ending.stopping.is_set()):
             while waiting and len(running) < slots[0] and not ending.stopping.is_set():
@@ -123,6 +124,9 @@ def make_encoders(
                 key = running.pop(task)
                 result = _result(task)
                 fatal, why = result.get(FATAL), result.get(CRASHED)
+                losses[key] += LOST_NODE in result
+                if LOST_NODE in result and losses[key] > MOST_LOSSES:
+                    why = f"its machine was lost {losses[key]} times"
                 crashes[key] += why is not None
                 if WRONG_NODE in result:
                     fatal = left_out.add(result[WRONG_NODE], result[WHY])
@@ -130,7 +134,7 @@ def make_encoders(
                     ending.fatal = ending.fatal or fatal
                     ending.stopping.set()
                 elsewhere = WRONG_NODE in result or LOST_NODE in result
-                if elsewhere or (why and crashes[key] <= context.study.retries):
+                if (elsewhere and not why) or (why and crashes[key] <= context.study.retries):
                     waiting.insert(0, key)
                 else:
                     line.done(key, why)

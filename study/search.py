@@ -38,11 +38,11 @@ from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
 from study.untried_points import draw_untried
-from study.worker_deaths import WorkerDeaths
+from study.worker_deaths import MOST_LOSSES, WorkerDeaths
 
 LEFT_OFF = (
-    "a worker left off because it had heard nothing of this driver for a minute: the storage was "
-    "away, or the machine was suspended"
+    "a worker left off because it had heard nothing of this driver for three minutes: the storage "
+    "was away, or the machine was suspended"
 )
 
 
@@ -104,6 +104,7 @@ class OptunaSearch(Searcher):
         self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
         # Of a trial whose workers died: of each, whether it was surely for lack of memory.
         self.crashes: dict[int, list[bool]] = {}
+        self.losses: dict[int, tuple[float, int]] = {}
         self.fractions: dict[int, float] = {}
         self.exhausted = False
         self.stopping = threading.Event()
@@ -169,7 +170,7 @@ class OptunaSearch(Searcher):
         if result is not None:
             self.on_trial_result(trial_id, result)
         asked = self.running.pop(trial_id)
-        self.fractions.pop(asked.number, None)
+        reached = self.fractions.pop(asked.number, 0.0)
         result = result or {}
         if result.get(FATAL):
             self.fatal = self.fatal or result[FATAL]
@@ -185,7 +186,7 @@ class OptunaSearch(Searcher):
             return
         changes = outcome(result)
         if error or not result:
-            if self.deaths.lost_its_node(trial_id):
+            if self.deaths.lost_its_node(trial_id) and self._may_lose_another(asked, reached):
                 self._come_back(asked)
                 return
             crashes = self.crashes.setdefault(asked.number, [])
@@ -198,6 +199,14 @@ class OptunaSearch(Searcher):
             changes |= {"ended": time.time(), "machine_failed": not any(crashes)}
         record = dataclasses.replace(self.records[asked.number], **changes)
         tell(self.study, asked.trial, self._keep(record))
+
+    def _may_lose_another(self, asked: "Asked", reached: float) -> bool:
+        """Counts the nodes that were lost under a trial without its getting any further: one that
+        brings its machines down must not do so for ever."""
+        furthest, losses = self.losses.get(asked.number, (-1.0, 0))
+        losses = 1 if reached > furthest else losses + 1
+        self.losses[asked.number] = max(reached, furthest), losses
+        return losses <= MOST_LOSSES
 
     def _one_waits_for_room(self) -> bool:
         """Whether a trial that came back for a larger share of a GPU has no place yet. Smaller ones

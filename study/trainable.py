@@ -15,10 +15,10 @@ from ffcad.config import TrainConfig
 from study.context import StudyContext
 from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
-from study.leases import Follower
+from study.leases import STALE_SECONDS, Follower
 from study.ledger import BEGUN, FAILED, FINISHED
 from study.nodes import check_this_node, wrong_node
-from study.outages import Outages, waiting_out
+from study.outages import LIMIT_SECONDS, Outages, waiting_out
 from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
     ERROR,
@@ -121,7 +121,9 @@ class DriverWatch:
 
     def __init__(self, context: StudyContext) -> None:
         storage = Storage(context.study.storage).at_once
-        self._follower = context.driver and Follower(storage, context.driver)
+        # It may have no way to the storage where we have one, and it waits, too.
+        stale = STALE_SECONDS + LIMIT_SECONDS
+        self._follower = context.driver and Follower(storage, context.driver, stale)
         self._looked, self._over = time.monotonic(), False
 
     def is_over(self) -> bool:

@@ -13,6 +13,9 @@ MEMORY = "out of memory issue"
 # told Ray that the worker is dead, as a machine that is alive does at once. Ray's own mark,
 # `preempted`, is there only where a cloud had announced the loss.
 LOST_NODE = ("its node has died", "may or may not have been executed on the actor")
+# Machines that may be lost under one trial that gets no further in between, or under one making; a
+# further one counts as a crash.
+MOST_LOSSES = 5
 # Where Linux counts the processes that it killed for lack of memory.
 _COUNTERS = Path("/proc/vmstat")
 

@@ -1,5 +1,8 @@
 """Checkpoints on disk: whole or not there, and read without running anything from them."""
 
+import errno
+import io
+import os
 import pickle
 from pathlib import Path
 
@@ -78,6 +81,16 @@ def test_the_checkpoint_before_is_kept_until_the_training_is_finished(tmp_path, 
     assert [load_checkpoint(p)["iteration"] for p in (previous, path)] == [2, 4]
     save_checkpoint(path, unfinished | {"optimizer": None})
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disks_error_is_said_as_what_it_is(tmp_path, unfinished, monkeypatch):
+    class Broken(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("ffcad.checkpoint.open", lambda *args: Broken(), raising=False)
+    with pytest.raises(OSError, match="Input/output error"):
+        save_checkpoint(tmp_path / "checkpoint.pt", unfinished)
 
 
 def test_a_failed_write_touches_neither_file(tmp_path, unfinished):

@@ -10,8 +10,15 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from fsspec.implementations.memory import MemoryFileSystem
 from s3fs.errors import translate_boto_error
 
-from study.leases import Follower, Silence, Waiter
-from study.outages import LIMIT_SECONDS, LONGEST_SECONDS, Outages, StorageAway, waiting_out
+from study.leases import Follower, LeaseLost, Silence, Waiter
+from study.outages import (
+    LIMIT_SECONDS,
+    LONGEST_SECONDS,
+    Outages,
+    StorageAway,
+    asking_first,
+    waiting_out,
+)
 from study.storage import Storage, StorageError
 
 
@@ -71,6 +78,10 @@ def answered(code, status):
     return translate_boto_error(ClientError(response, "GetObject"))
 
 
+def fail(error):
+    raise error
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -99,6 +110,7 @@ def away(clock, seconds, error=REFUSED):
         answered("SlowDown", 503),
         answered("InternalError", 500),
         answered("BadGateway", 502),
+        answered("ConditionalRequestConflict", 409),
         OSError(errno.ECONNRESET, "reset"),
     ],
 )
@@ -153,6 +165,39 @@ def test_after_the_limit_it_fails_and_nobody_waits_as_long_again(clock, said):
     storage._fs.until = clock() + 20.0
     storage.write("a", b"2")
     assert [line.partition(" ")[0] for line in said] == ["Waiting", "The", "Waiting", "The"]
+
+
+def test_an_outage_that_ends_in_a_refusal_is_over(clock, said):
+    storage = away(clock, 0.0)
+    errors = [REFUSED, PermissionError(errno.EACCES, "denied")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage._fs, "pipe_file", lambda *args, **options: fail(errors.pop(0)))
+        with pytest.raises(StorageError, match="denied"):
+            storage.write("a", b"1")
+    # So the next one is waited for from its own beginning.
+    clock.now += 1000.0
+    storage._fs.until = clock() + 60.0
+    storage.write("a", b"2")
+    assert [line.partition(" ")[0] for line in said] == ["Waiting", "The", "Waiting", "The"]
+
+
+def test_what_somebody_else_has_taken_over_meanwhile_is_not_written(clock, said):
+    storage, asked = away(clock, 60.0), []
+
+    def ask():
+        asked.append(clock())
+        # To ask is to read, which waits in its turn and asks nothing itself.
+        if storage.read("holder") != b"me":
+            raise LeaseLost("another one is at it")
+
+    storage._fs.until = 0.0
+    storage.write("holder", b"another one")
+    storage._fs.until = clock() + 60.0
+    with asking_first(ask), pytest.raises(LeaseLost):
+        storage.write("record", b"mine")
+    assert len(asked) == 1
+    with pytest.raises(FileNotFoundError):
+        storage.read("record")
 
 
 def test_several_threads_wait_together_and_it_is_said_once(clock, said):

@@ -25,6 +25,7 @@ from study.search import OptunaSearch
 from study.spaces import checked
 from study.storage import StorageError
 from study.trials import Case, new_trial
+from study.worker_deaths import MOST_LOSSES
 
 SPACE = checked(
     "mine",
@@ -543,6 +544,24 @@ def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
     assert study.trials[0].state == "failed"
     assert study.trials[0].machine_failed
     assert study.optuna[0].state == TrialState.FAIL
+
+
+def test_a_trial_that_loses_node_after_node_without_getting_further_has_crashed(tmp_path):
+    lost = tmp_path / "lost.txt"
+    lost.write_text("The actor died because its node has died. Node Id: 12ab")
+    study = Study(retries=0)
+
+    def lose(trial_id, fraction):
+        study.search.suggest(trial_id)
+        study.search.on_trial_result(trial_id, {"fraction": fraction})
+        study.of_tune(trial_id, "ERROR", lost)
+        study.search.on_trial_complete(trial_id, None, error=True)
+        return study.trials[0].state
+
+    ends = [lose(f"{i}", 0.1) for i in range(MOST_LOSSES)]
+    ends += [lose(f"further {i}", 0.2) for i in range(MOST_LOSSES + 1)]
+    assert ends == ["begun"] * 2 * MOST_LOSSES + ["failed"]
+    assert study.trials[0].machine_failed
 
 
 def test_one_worker_that_was_killed_for_its_memory_makes_it_the_configurations_own(tmp_path):
