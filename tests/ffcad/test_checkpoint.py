@@ -85,8 +85,13 @@ def test_the_checkpoint_before_is_kept_until_the_training_is_finished(tmp_path, 
 
 def test_a_disks_error_is_said_as_what_it_is(tmp_path, unfinished, monkeypatch):
     class Broken(io.BytesIO):
+        writes = 0
+
         def write(self, content):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self.writes += 1
+            if self.writes == 3:  # Then it answers again: torch finds that something is missing.
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(content)
 
     monkeypatch.setattr("ffcad.checkpoint.open", lambda *args: Broken(), raising=False)
     with pytest.raises(OSError, match="Input/output error"):
