@@ -81,3 +81,10 @@ def experiment_id(
         artifact_location=None if server else artifacts,
         tags={**KIND, **identity, **({} if note is None else {MLFLOW_RUN_NOTE: note})},
     )
+
+
+def without_login(uri: str) -> str:
+    """An address of MLflow without user and password, to be shown or kept."""
+    scheme, separator, rest = uri.partition("://")
+    # A password may have any sign unless it was escaped, also the slash that ends what has it.
+    return uri if rest.startswith("/") else f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -33,21 +33,29 @@ def mlflow_fault(uri: str) -> str | None:
     Returns:
         None if it can be used.
     """
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if parts.hostname is None or scheme not in PORTS:
-        return None
+    try:
+        parts = urlsplit(uri)
+        scheme = parts.scheme.partition("+")[0]
+        if parts.hostname is None or scheme not in PORTS:
+            return None
+        port = parts.port or PORTS[scheme]
+    except ValueError:  # It says what it could not read, which may be of the password.
+        return (
+            "MLflow's address cannot be read; signs of a password that mean something in an "
+            "address, as / # and @, are written %2F %23 %40"
+        )
     # Not parts.netloc, which may have the password.
-    place = f"{parts.hostname}:{parts.port or PORTS[scheme]}"
+    place = f"{parts.hostname}:{port}"
     try:
         if scheme not in ("http", "https"):
-            address = parts.hostname, parts.port or PORTS[scheme]
-            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+            socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
             return None
         answer = _ask(uri)
     except Exception as e:  # MLflow raises its own for everything, and it names the URI.
         return f"MLflow at {place} cannot be reached: {_root(e)}"
-    return _refusal(answer, place)
+    # As it stands in the Host header, which has no port that goes without saying.
+    name = parts.netloc.rpartition("@")[2]
+    return _refusal(answer, place, name)
 
 
 def _ask(uri: str) -> "requests.Response":
@@ -66,7 +74,7 @@ def _ask(uri: str) -> "requests.Response":
     )
 
 
-def _refusal(answer: "requests.Response", place: str) -> str | None:
+def _refusal(answer: "requests.Response", place: str, name: str) -> str | None:
     """What an answer other than the wanted one says; None of that one."""
     status = f"{answer.status_code} {answer.reason}".strip()
     if answer.status_code == 401:
@@ -78,7 +86,7 @@ def _refusal(answer: "requests.Response", place: str) -> str | None:
         )
     if answer.status_code == 403 and FOREIGN_HOST in answer.text:
         return (
-            f"MLflow at {place} refuses to be asked by this name ({status}); add {place} to the "
+            f"MLflow at {place} refuses to be asked by this name ({status}); add {name} to the "
             "server's MLFLOW_SERVER_ALLOWED_HOSTS, or take a name that is there"
         )
     if not answer.ok:

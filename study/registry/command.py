@@ -6,13 +6,17 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
 from study.config import StudyConfig, StudyError
 from study.default_places import default_tracking_uri, local_folder, mlflow_file
+from study.mlflow_places import without_login
 from study.registry.flags import TERMS, mode_of
 from study.storage import Storage
 
@@ -75,7 +79,7 @@ def _promote(
     from study.driver_log import log_of
     from study.registry.candidates import candidates
     from study.registry.from_fit import FromFit
-    from study.registry.mlflow_registry import Registry, RegistryError
+    from study.registry.mlflow_registry import RegistryError
     from study.registry.promotion import Promotion
     from study.results import read_results
     from study.trials import existing_study
@@ -89,8 +93,9 @@ def _promote(
     for candidate in chosen:  # Before the first one is promoted.
         own_folders(terms, candidate.fit.category, len(chosen))
     teller = _Teller(console, quiet=flags["json"])
-    with log_of(folder):
-        registry = Registry(flags["tracking_uri"] or study.mlflow_uri, make=True)
+    with log_of(folder), ExitStack() as stack:
+        uri = flags["tracking_uri"] or study.mlflow_uri
+        registry = stack.enter_context(_target(uri, "dry_run" in flags))
         promoted, done, wrong = [], [], []
         for number, candidate in enumerate(chosen, start=1):
             category = candidate.fit.category
@@ -121,18 +126,32 @@ def _copy(flags: dict[str, Any], storage: Storage, console: Console) -> int:
     from study.registry.promotion import Promotion
 
     here = Registry(_uri(flags, storage))
-    there = Registry(flags["to"], make=True)
-    if _place(here.uri) == _place(there.uri):
-        raise StudyError(f"--to {there.uri} is the registry that the model is in")
+    to, dry_run = flags["to"], "dry_run" in flags
+    if _place(here.uri) == _place(to):
+        raise StudyError(f"--to {without_login(to)} is the registry that the model is in")
     folder = local_folder(storage)
-    if there.uri.startswith(SQLITE):  # Its files beside it, and not beside the first one's.
-        folder = Path(there.uri.removeprefix(SQLITE).partition("?")[0]).parent
+    if to.startswith(SQLITE):  # Its files beside it, and not beside the first one's.
+        folder = Path(to.removeprefix(SQLITE).partition("?")[0]).parent
     terms, teller = _terms(flags), _Teller(console, quiet=flags["json"])
     source = FromRegistry(here.version_of(flags["copy"]), here, folder, terms)
-    promotion = Promotion(source, there, terms, teller.waiting)
-    promoted = promotion.run(dry_run="dry_run" in flags)
-    teller.done(promoted)
-    return _ended([promoted], there, flags, console)
+    with _target(to, dry_run) as there:
+        promoted = Promotion(source, there, terms, teller.waiting).run(dry_run=dry_run)
+        teller.done(promoted)
+        return _ended([promoted], there, flags, console)
+
+
+@contextmanager
+def _target(uri: str, dry_run: bool) -> Iterator[Any]:
+    """The registry that is promoted into. A dry run makes none: where there is no SQLite file, it
+    looks at an empty registry in its place."""
+    from study.registry.mlflow_registry import SQLITE, Registry
+
+    missing = uri.startswith(SQLITE) and not Path(_place(uri).partition("?")[0]).exists()
+    if dry_run and missing:
+        with TemporaryDirectory(prefix="ffcad-empty-") as folder:
+            yield Registry(f"{SQLITE}{folder}/mlflow.db", make=True)
+    else:
+        yield Registry(uri, make=True)
 
 
 def _place(uri: str) -> str:
@@ -153,7 +172,7 @@ def _look_after(mode: str, flags: dict[str, Any], storage: Storage, console: Con
     if mode == "list":
         models = {name: registry.versions(name) for name in registry.names()}
         document = {name: [v.to_dict() for v in versions] for name, versions in models.items()}
-        lines = shown.listing(models, registry.uri)
+        lines = shown.listing(models, registry.shown)
     elif mode == "compare":
         versions = registry.known_versions(flags["compare"])
         pair = [next((v for v in versions if a in v.aliases), None) for a in (CHAMPION, CHALLENGER)]
@@ -180,7 +199,7 @@ def _ended(promoted: list[Any], registry: Any, flags: dict[str, Any], console: C
 
     refused = [one for one in promoted if one.verdict == REFUSED and not one.champion]
     if flags["json"]:
-        document = {"registry": registry.uri, "promoted": [one.to_dict() for one in promoted]}
+        document = {"registry": registry.shown, "promoted": [one.to_dict() for one in promoted]}
         _say(console, document, True)
     return REFUSED_CODE if refused else 0
 

@@ -125,5 +125,5 @@ class FromRegistry:
             for name, value in self.version.tags.items()
             if name not in OF_REGISTRY and not name.startswith("gate")
         }
-        source = {"copied_from": self.registry.uri, "copied_version": str(self.version.number)}
+        source = {"copied_from": self.registry.shown, "copied_version": str(self.version.number)}
         return of_model | source

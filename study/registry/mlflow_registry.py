@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from study.mlflow_places import make_database
+from study.mlflow_places import make_database, without_login
 from study.mlflow_runs import TAG_LENGTH
 from study.registry.versions import (
     CHAMPION,
@@ -53,6 +53,10 @@ class Registry:
         uri: of MLflow, which keeps runs and models in one place.
         make: whether a SQLite file is made where there is none.
 
+    Attributes:
+        uri: as given.
+        shown: the same without user and password.
+
     Raises:
         RegistryError: if there is none, or it does not answer.
     """
@@ -63,7 +67,7 @@ class Registry:
         # Else a run's address is printed whenever one ends, and a bar for each file.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        self.uri = uri
+        self.uri, self.shown = uri, without_login(uri)
         if not make and uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE).partition("?")[0])
             if not path.exists():
@@ -110,7 +114,7 @@ class Registry:
         versions = self.versions(name)
         if not versions:
             known = ", ".join(self.names()) or "none"
-            raise RegistryError(f"{self.uri} has no model {name!r}; its models are {known}")
+            raise RegistryError(f"{self.shown} has no model {name!r}; its models are {known}")
         return versions
 
     def version(self, name: str, number: int) -> Version:
@@ -250,8 +254,9 @@ class Registry:
         except RegistryError:
             raise
         except Exception as e:
-            reason = " ".join(f"{e}".split())[:300] or type(e).__name__
-            raise RegistryError(f"the registry {self.uri} failed: {reason}; {then}") from e
+            said = f"{e}".replace(self.uri, self.shown)
+            reason = " ".join(said.split())[:300] or type(e).__name__
+            raise RegistryError(f"the registry {self.shown} failed: {reason}; {then}") from e
 
 
 def _all(page_of: Callable[[str | None], Any]) -> list[Any]:

@@ -103,6 +103,10 @@ class Promotion:
         if version is None or version.tags.get(DETECTOR) in (None, digest_of_files(made.detector)):
             return version
         left = version.gate in UNDECIDED and is_gone(version.promoter)
+        if CHAMPION not in version.aliases and version.gate in (FIRST, PASSED, FORCED):
+            # It was champion, and may be again by a roll-back; the promotion's is the next one.
+            self.registry.tag(version, {"promotion": None})
+            return None
         if CHAMPION in version.aliases or not (left or version.gate == REFUSED):
             return version
         self.registry.unpoint(CHALLENGER, version)

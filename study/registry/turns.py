@@ -16,6 +16,7 @@ from study.processes import is_gone, this_process
 from study.registry.champions import complete
 from study.registry.mlflow_registry import Registry
 from study.registry.versions import (
+    CHALLENGER,
     CHAMPION,
     DISCARDED,
     PENDING,
@@ -106,6 +107,7 @@ def discard(registry: Registry, name: str, number: int) -> Version:
         raise RegistryError(f"{_at_work(version)}; stop that process first")
     if CHAMPION in version.aliases:
         return complete(registry, version)
+    registry.unpoint(CHALLENGER, version)
     return registry.tag(version, {"gate": DISCARDED})
 
 

@@ -4,10 +4,12 @@ import base64
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
-from study.mlflow_reach import PATH, mlflow_fault
+from study.mlflow_places import without_login
+from study.mlflow_reach import PATH, _refusal, mlflow_fault
 
 LOGIN = "Basic " + base64.b64encode(b"study:secret").decode()
 
@@ -167,3 +169,32 @@ def test_a_database_is_connected_to_and_a_file_is_not_asked():
         port = server.getsockname()[1]
         assert mlflow_fault(f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/mlflow") is None
     assert mlflow_fault("sqlite:///runs/mlflow.db") is None
+
+
+@pytest.mark.parametrize("password", ["pa/ssw0rd", "pa#ssw0rd"])
+def test_an_address_that_a_password_spoils_is_said_without_it(password):
+    said = mlflow_fault(f"http://study:{password}@host:99999")
+    assert said.startswith("MLflow's address cannot be read; signs of a password")
+    assert "ssw0rd" not in said
+
+
+def test_a_foreign_name_is_said_as_the_host_header_has_it():
+    request = SimpleNamespace(headers={})
+    answer = SimpleNamespace(
+        status_code=403, reason="Forbidden", ok=False, text="Invalid Host header", request=request
+    )
+    said = _refusal(answer, "mlflow.example.org:443", "mlflow.example.org")
+    assert "add mlflow.example.org to the server's MLFLOW_SERVER_ALLOWED_HOSTS" in said
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://study:s3cret@mlflow:5000", "http://mlflow:5000"),
+        ("postgresql://study:s3/cr@et@db/mlflow", "postgresql://db/mlflow"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+    ],
+)
+def test_addresses_are_shown_without_user_and_password(uri, shown):
+    assert without_login(uri) == shown

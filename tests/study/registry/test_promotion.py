@@ -13,6 +13,7 @@ from made_models import NAME, MadeSource, deciding_images, detector, state
 from ffcad.datasets import DataError
 from ffcad.detector import Detector
 from study.registry.champions import roll_back
+from study.registry.command import _target
 from study.registry.from_registry import FromRegistry
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import fetch_detector
@@ -20,6 +21,7 @@ from study.registry.promotion import Promotion
 from study.registry.scoring import content
 from study.registry.source import digest_of_files
 from study.registry.terms import Terms
+from study.registry.turns import discard
 from study.registry.versions import RegistryError, is_of_decision
 
 pytestmark = [
@@ -318,6 +320,37 @@ def test_other_thresholds_or_weights_are_another_version(registry, tmp_path):
     assert version.description == "Seen again."
     fetched = fetch_detector(version.uri, tmp_path / "files", registry.uri)
     assert digest_of_files(Detector.load(fetched.folder)) == version.tags["detector_digest"]
+
+
+def test_a_former_champion_keeps_its_tags_when_the_same_fit_makes_other_files(registry, tmp_path):
+    assert promote(registry, tmp_path, "next").champion
+    roll_back(registry, NAME, "too slow")
+    before = registry.version(NAME, 2).tags
+    source = MadeSource(tmp_path, "next", GOOD)
+    later = dataclasses.replace(source.make(), detector=detector(seed=1))
+    source.make = lambda: later
+    assert Promotion(source, registry, Terms(force="mended")).run().version == 3
+    assert [number for number, of in state(registry.uri).items() if of[1] == CHAMPION] == [3]
+    after = registry.version(NAME, 2).tags
+    assert after == {key: value for key, value in before.items() if key != "promotion"}
+    assert Promotion(source, registry, Terms()).run().unchanged
+
+
+def test_a_discarded_version_is_no_challenger(registry, tmp_path):
+    assert promote(registry, tmp_path, "next", BAD).verdict == "refused"
+    registry.tag(registry.version(NAME, 2), {"gate": "waiting", "promoter": "{}"})
+    discard(registry, NAME, 2)
+    assert state(registry.uri)[2] == ("discarded", (), "")
+
+
+def test_a_dry_run_makes_no_registry(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    with _target(uri, dry_run=True) as registry:
+        assert registry.names() == []
+    assert list(tmp_path.iterdir()) == []
+    with _target(uri, dry_run=False) as registry:
+        assert registry.uri == uri
+    assert (tmp_path / "new" / "mlflow.db").exists()
 
 
 def test_files_that_cannot_be_had_for_now_refuse_nobody(registry, tmp_path, monkeypatch):
