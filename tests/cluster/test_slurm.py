@@ -75,6 +75,14 @@ def batch(environment, *flags):
     )
 
 
+def assert_nothing_is_left_over(job):
+    """Ray's processes end some time after the one that started them."""
+    end = time.monotonic() + SECONDS
+    while left_over(job) and time.monotonic() < end:
+        time.sleep(1)
+    assert not left_over(job)
+
+
 def left_over(job):
     """Processes of a job's Ray that are still there."""
     folder = f"/tmp/ffcad-ray-{job}"
@@ -144,7 +152,7 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(slurm, tmp_path):
     said = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 130, said
     assert f"requeue {job}" in log.read_text()
-    assert not left_over(job)
+    assert_nothing_is_left_over(job)
 
 
 @pytest.mark.slow
@@ -156,7 +164,4 @@ def test_a_study_ends_with_its_job(slurm):
     assert process.returncode == 0, said
     assert "Best" in said
     assert "requeue" not in Path(slurm["SCONTROL_LOG"]).read_text()
-    end = time.monotonic() + SECONDS
-    while left_over(job) and time.monotonic() < end:
-        time.sleep(1)
-    assert not left_over(job)
+    assert_nothing_is_left_over(job)
