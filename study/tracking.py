@@ -22,7 +22,7 @@ from typing import Any
 from study.config import StudyConfig
 from study.encoder_content import EncoderContents
 from study.fit_content import FitContentBuilder
-from study.ledger import Ledger, LedgerError
+from study.ledger import FitRecord, Ledger, LedgerError
 from study.mlflow_runs import ExperimentRuns
 from study.outcomes import Outcome, outcomes
 from study.own_fits import OwnFits
@@ -111,12 +111,11 @@ class Mirror:
         if study not in runs:
             self.experiment.create(self.builder.study(trials, groups, self._contents, live))
         written, encoders = self._write_encoders(trials, runs[study].id, live)
-        owners: dict[str, str] = {}
-        for group in groups:
-            for case in group.cases:
-                # A fit has one run, even where two configurations differ in nothing that counts.
-                owners.setdefault(case.key, group.first.digest)
-        written += sum(self._write_outcome(group, owners, live) for group in groups)
+        open_groups = [g for g in groups if not (live and g.first.digest in self._settled)]
+        records = [self.fits.records(group) for group in open_groups]
+        owners = self._owners(groups)
+        for group, of_group in zip(open_groups, records, strict=True):
+            written += self._write_outcome(group, of_group, owners, live)
         expected = {("configuration", group.first.digest) for group in groups}
         passed_over = self.fits.passed_over
         expected |= {("fit", key) for key, by in owners.items() if key not in passed_over[by]}
@@ -149,12 +148,23 @@ class Mirror:
                 self._sources[identity] = sources
         return written, {("encoder", key) for key in keys}
 
-    def _write_outcome(self, outcome: Outcome, owners: dict[str, str], live: bool) -> int:
+    def _owners(self, groups: list[Outcome]) -> dict[str, str]:
+        """Fit -> the configuration whose run it is below. It has one run, even where two differ in
+        nothing that counts: below the first one that came to it."""
+        passed_over, owners = self.fits.passed_over, {}
+        for group in groups:
+            digest = group.first.digest
+            for case in group.cases:
+                owner = owners.setdefault(case.key, digest)
+                if case.key in passed_over[owner] and case.key not in passed_over[digest]:
+                    owners[case.key] = digest
+        return owners
+
+    def _write_outcome(
+        self, outcome: Outcome, records: list[FitRecord], owners: dict[str, str], live: bool
+    ) -> int:
         """Writes a configuration and its fits."""
         digest = outcome.first.digest
-        if live and digest in self._settled:
-            return 0
-        records = self.fits.records(outcome)
         identity, sources = ("configuration", digest), (*outcome.trials, *records, live)
         written = 0
         if not self._is_same(identity, sources):

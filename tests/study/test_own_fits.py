@@ -1,5 +1,7 @@
 """Which of the fits on a storage are a study's own, whatever the clocks of the machines say."""
 
+from types import SimpleNamespace
+
 import pytest
 from test_tracking import fit, sitting, trial
 
@@ -7,6 +9,7 @@ from study.ledger import Ledger
 from study.outcomes import outcomes
 from study.own_fits import OwnFits
 from study.storage import Storage
+from study.tracking import Mirror
 
 # Ends of fits on a machine whose clock is behind the driver's, and on one whose clock is ahead.
 SKEWED = pytest.mark.parametrize("ended", [60.0, 180.0])
@@ -69,3 +72,15 @@ def test_what_others_are_at_is_their_own_affair(own):
     assert own(record, *begun) == ([], set())
     finished = fit("a0", "finished", study="other")
     assert own(record, finished) == ([("a0", "finished")], set())
+
+
+def test_a_fit_of_two_configurations_is_below_the_first_one_that_came_to_it():
+    groups = [
+        SimpleNamespace(first=SimpleNamespace(digest=digest), cases=[SimpleNamespace(key="shared")])
+        for digest in ("stopped before it", "finished", "finished too")
+    ]
+    passed_over = {"stopped before it": {"shared"}, "finished": set(), "finished too": set()}
+    mirror = SimpleNamespace(fits=SimpleNamespace(passed_over=passed_over))
+    assert Mirror._owners(mirror, groups) == {"shared": "finished"}
+    passed_over["finished"] = passed_over["finished too"] = {"shared"}
+    assert Mirror._owners(mirror, groups) == {"shared": "stopped before it"}
