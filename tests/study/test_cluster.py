@@ -175,22 +175,31 @@ def test_the_first_node_is_waited_for_and_asked(cluster, grid, tmp_path):
             cluster.remove_node(late)
 
 
-def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster, grid, tmp_path):
-    with sitting_of(tmp_path, grid) as sitting:
-        asked = frozenset(node.id for node in alive_nodes())
-        # The driver has not asked it, as if it had joined later.
-        bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+@contextlib.contextmanager
+def joined_wrong(cluster, sitting, tmp_path):
+    """The id of a node that can write no cache and that the driver has not asked, as if it had
+    joined later; the room with it; and who is left out."""
+    asked = frozenset(node.id for node in alive_nodes())
+    bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
+    try:
         wrong = next(node.id for node in alive_nodes() if node.id not in asked)
-        try:
-            room = Room(5, 0.0, demands_of(sitting.config, []), asked)
-            # All cores of the right node are taken until the wrong one is known.
-            left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
-            ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(tell_when_left_out, left_out, known)
-                trials, fits, search = go_through(sitting, room, tmp_path, left_out=left_out)
-        finally:
-            cluster.remove_node(bad)
+        room = Room(5, 0.0, demands_of(sitting.config, []), asked)
+        # All cores of the right node are taken until the wrong one is known.
+        left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
+        ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(tell_when_left_out, left_out, known)
+            yield wrong, room, left_out
+    finally:
+        cluster.remove_node(bad)
+
+
+def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster, grid, tmp_path):
+    with (
+        sitting_of(tmp_path, grid) as sitting,
+        joined_wrong(cluster, sitting, tmp_path) as (wrong, room, left_out),
+    ):
+        trials, fits, search = go_through(sitting, room, tmp_path, left_out=left_out)
     assert search.left_out.ids == [wrong]
     assert search.fatal is None
     assert [trial.state for trial in trials] == ["finished"] * 3
@@ -204,20 +213,10 @@ def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
         store = EncoderStore(sitting.folder.storage)
         needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
         needs, _ = encoders_to_make(needs, store)
-        asked = frozenset(node.id for node in alive_nodes())
-        bad = cluster.add_node(num_cpus=1, env_vars={"FFCAD_CACHE": "/proc/nowhere"})
-        wrong = next(node.id for node in alive_nodes() if node.id not in asked)
-        try:
-            room = Room(5, 0.0, demands_of(sitting.config, []), asked)
-            left_out, known = leaving_out(sitting.config, room, Console()), tmp_path / "known"
-            ray.remote(wait_for_file).options(num_cpus=4).remote(str(known))
+        with joined_wrong(cluster, sitting, tmp_path) as (wrong, room, left_out):
             ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
             context = make_context(sitting, room)
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(tell_when_left_out, left_out, known)
-                make_encoders(needs, context, (5, 0.0), ending, left_out, Console())
-        finally:
-            cluster.remove_node(bad)
+            make_encoders(needs, context, (5, 0.0), ending, left_out, Console())
     assert left_out.ids == [wrong]
     assert ending.fatal is None
     (record,) = store.read_all(list(needs))[0]
