@@ -9,7 +9,7 @@ from ffcad.config import ConfigError
 from study.config import StudyError
 from study.default_places import STORAGE_DEFAULT, default_storage
 from study.encoders import EncoderError
-from study.leases import current_holder, describe, describe_silence, silent_seconds
+from study.lease_holders import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import Ledger, LedgerError
 from study.mending import mended_trials
 from study.question import complete_extension, study_of

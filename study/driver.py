@@ -17,7 +17,8 @@ from study.driver_log import RAY_ENVIRONMENT, log_of, silence_console
 from study.encoder_needs import encoders_to_make, needed_encoders, of_space, of_trials
 from study.encoders import EncoderStore
 from study.inputs import Inputs
-from study.leases import STALE_SECONDS, Lease, Waiter, describe
+from study.lease_holders import STALE_SECONDS, describe
+from study.leases import Lease, Waiter
 from study.ledger import FAILED, FINISHED, Ledger
 from study.machine_files import journal_path
 from study.outages import Outages, waiting_out

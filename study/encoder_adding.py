@@ -10,7 +10,8 @@ from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig
 from ffcad.resnet import FFCResNet
 from study.encoder_making import wrong_with
 from study.encoders import EncoderError, EncoderNeed, EncoderRecord, EncoderStore, new_record
-from study.leases import Waiter, describe
+from study.lease_holders import describe
+from study.leases import Waiter
 from study.ledger import FINISHED, LedgerError
 
 # In the place of the study that made it.

@@ -18,7 +18,8 @@ from functools import cached_property
 from typing import Any
 
 from ffcad.pretrain_config import EncoderArchitecture, PretrainConfig, encoder_key
-from study.leases import Waiter, describe
+from study.lease_holders import describe
+from study.leases import Waiter
 from study.ledger import FINISHED, Records
 
 CARD = "card.json"

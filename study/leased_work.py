@@ -18,7 +18,8 @@ from ffcad.checkpoint import CheckpointError, UnreadableCheckpoint
 from ffcad.iterated_work import Standing
 from study.context import StudyContext
 from study.failures import in_one_line, lacks_memory, raise_if_disk
-from study.leases import Lease, LeaseLost, Waiter, describe
+from study.lease_holders import describe
+from study.leases import Lease, LeaseLost, Waiter
 from study.ledger import CHECKPOINT, FAILED, FINISHED, LedgerError, Records
 from study.outages import asking_first, passes
 from study.resuming import resumed

@@ -60,14 +60,8 @@ class OwnFits:
         except LedgerError as e:
             self.say([str(e)])
             return []
-        if left is None:
-            return []
-        if left.status == BEGUN and trial.state in (STOPPED, FAILED):
-            # It was taken up before the driver could say how it ended.
-            error = left.error or (trial.error if trial.state == FAILED else None)
-            ended = {"status": trial.state, "ended": trial.ended, "error": error}
-            return [dataclasses.replace(left, **ended)]
-        return [left]
+        # One that was taken up before the driver could say how it ended is not ended in its record.
+        return [] if left is None else [ended_with(trial, left)]
 
     def _is_taken(self, record: FitRecord, trial: TrialRecord, index: int) -> bool:
         """Whether another study's fit is a result of this one's trial.
@@ -87,3 +81,11 @@ class OwnFits:
         # Its rungs are evaluations. Either it saw those of a fit that was finished, or it worked
         # at the fit itself, which another study finished afterwards.
         return bool(trial.intermediate) and not record.was_worked_at_by(self.study)
+
+
+def ended_with(trial: TrialRecord, fit: FitRecord) -> FitRecord:
+    """A fit as it ended with its trial: one that was not done ends as the trial does."""
+    if fit.status != BEGUN or trial.state not in (STOPPED, FAILED):
+        return fit
+    error = fit.error or (trial.error if trial.state == FAILED else None)
+    return dataclasses.replace(fit, status=trial.state, ended=trial.ended, error=error)

@@ -9,7 +9,7 @@ from typing import Any
 from ffcad.config import TrainConfig
 from study.config import StudyConfig, StudyError
 from study.inputs import Inputs, cases_of
-from study.leases import current_holder, describe, describe_silence, silent_seconds
+from study.lease_holders import current_holder, describe, describe_silence, silent_seconds
 from study.ledger import FINISHED, FitRecord, Ledger
 from study.mending import mended_trials
 from study.outcomes import Outcome, outcomes

@@ -15,7 +15,7 @@ from ffcad.config import TrainConfig
 from study.context import StudyContext
 from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
-from study.leases import STALE_SECONDS, Follower
+from study.lease_holders import STALE_SECONDS, Follower
 from study.ledger import BEGUN, FAILED, FINISHED
 from study.nodes import check_this_node, wrong_node
 from study.outages import LIMIT_SECONDS, Outages, waiting_out

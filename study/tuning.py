@@ -23,11 +23,13 @@ from study.early_stopping import make_scheduler
 from study.fits import Fit
 from study.inputs import cases_of
 from study.kept_plan import keep_plan
-from study.leases import Lease, current_holder
-from study.ledger import BEGUN, FAILED, STOPPED, Ledger, LedgerError
+from study.lease_holders import current_holder
+from study.leases import Lease
+from study.ledger import BEGUN, Ledger, LedgerError
 from study.left_out import LeftOut
 from study.machine import code_environment
 from study.order import waiting_trials
+from study.own_fits import ended_with
 from study.plan import Plan
 from study.preparation import Ending, make_encoders
 from study.progress_line import ProgressLine, Snapshot
@@ -262,10 +264,8 @@ def _ended_with_its_fits(study: str, ledger: Ledger, record: TrialRecord) -> Tri
             reason = f"{fit.category}, seed {fit.seed}: {fit.error}"
             record = dataclasses.replace(record, error=reason)
     for fit in own:
-        if fit.status == BEGUN and record.state in (STOPPED, FAILED):
-            error = fit.error or record.error if record.state == FAILED else fit.error
-            ended = {"status": record.state, "ended": record.ended, "error": error}
-            ledger.write(dataclasses.replace(fit, **ended))
+        if (ended := ended_with(record, fit)) is not fit:
+            ledger.write(ended)
     # Also of a fit that another study has gone on with since.
     return dataclasses.replace(record, spent=sum(fit.spent_by(study) for fit in fits))
 

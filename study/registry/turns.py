@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 
-from study.leases import describe
+from study.lease_holders import describe
 from study.processes import is_gone, this_process
 from study.registry.champions import complete
 from study.registry.mlflow_registry import Registry

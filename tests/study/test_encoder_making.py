@@ -11,7 +11,8 @@ from ffcad.encoder_weights import read_card, state_digest
 from study.encoder_making import Making, encoder_file, wrong_with
 from study.encoders import EncoderStore
 from study.fits import Fit
-from study.leases import LeaseLost, current_holder
+from study.lease_holders import current_holder
+from study.leases import LeaseLost
 from study.ledger import Ledger
 from study.storage import Storage
 

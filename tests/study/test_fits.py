@@ -14,7 +14,8 @@ import torch
 from ffcad.model import FrozenEncoder
 from ffcad.predictor import Predictor
 from study.fits import Fit
-from study.leases import LeaseLost, current_holder
+from study.lease_holders import current_holder
+from study.leases import LeaseLost
 from study.ledger import CHECKPOINT, PICTURES, Ledger
 from study.outages import Outages, waiting_out
 from study.storage import Storage

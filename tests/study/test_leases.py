@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from study.leases import Follower, LeaseLost, Waiter, current_holder
+from study.lease_holders import Follower, current_holder
+from study.leases import LeaseLost, Waiter
 from study.processes import is_gone, this_process
 from study.storage import Storage
 

@@ -10,7 +10,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from fsspec.implementations.memory import MemoryFileSystem
 from s3fs.errors import translate_boto_error
 
-from study.leases import Follower, LeaseLost, Silence, Waiter
+from study.lease_holders import Follower, Silence
+from study.leases import LeaseLost, Waiter
 from study.outages import (
     LIMIT_SECONDS,
     LONGEST_SECONDS,
@@ -276,7 +277,7 @@ def test_a_lease_outlives_a_storage_that_is_away(clock):
 
 def test_nobody_is_silent_while_he_cannot_be_heard(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("study.leases.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("study.lease_holders.time.monotonic", lambda: now[0])
     silence = Silence(beat=10.0)
     assert silence.seconds_after("first") == 0.0
     now[0] += 100.0  # The storage was away, and the holder cannot have written yet.

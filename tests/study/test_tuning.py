@@ -7,7 +7,8 @@ import ray
 from optuna.distributions import CategoricalDistribution
 
 from study.config import StudyError
-from study.leases import Follower, Waiter
+from study.lease_holders import Follower
+from study.leases import Waiter
 from study.ledger import Ledger
 from study.ray_session import start_ray
 from study.search import OptunaSearch
