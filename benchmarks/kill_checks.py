@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-EVALUATE_EVERY, FITS, SLOTS = 5, 6, 2
+EVALUATE_EVERY, SLOTS = 5, 2
 
 
 @dataclass
@@ -104,35 +104,42 @@ def journal_problems(
     if since is not None:
         stale = [t.number for t in running if t.datetime_start < since]
         wrong += [f"trial {number} is RUNNING from an earlier sitting" for number in stale]
-    open_or_done = (TrialState.RUNNING, TrialState.COMPLETE)
+    decided_in_it = (TrialState.COMPLETE, TrialState.PRUNED)
+    open_or_done = (TrialState.RUNNING, *decided_in_it)
     # A trial that was just asked for may not have its number yet.
     numbers = [t.user_attrs["number"] for t in trials
                if t.state in open_or_done and "number" in t.user_attrs]  # fmt: skip
     if len(numbers) != len(set(numbers)):
         wrong.append(f"trials are there twice: {sorted(numbers)}")
     for t in trials:
-        if t.state == TrialState.COMPLETE and t.user_attrs["number"] not in decided:
-            wrong.append(f"trial {t.user_attrs['number']} is COMPLETE without its document")
+        if t.state in decided_in_it and t.user_attrs["number"] not in decided:
+            number, state = t.user_attrs["number"], t.state.name
+            wrong.append(f"trial {number} is {state} without its document")
     return wrong
 
 
-def kill_problems(kill: Kill, traces: dict[str, list[int]]) -> list[str]:
+def kill_problems(kill: Kill, traces: dict[str, list[int]], records: dict[str, dict]) -> list[str]:
     """What a kill cost too much, by the traces of the study that is done.
 
     Args:
         kill: whose `resumed` is filled.
         traces: fit key -> iterations in the order in which they were done.
+        records: fit key -> record.
     """
     wrong = []
     for key in kill.finished:
         if len(traces[key]) != kill.traced[key]:
             wrong.append(f"fit {key} was finished and trained again")
     for key, reached in kill.reached.items():
-        if kill.traced[key] == len(traces[key]):
+        if kill.traced[key] < len(traces[key]):
+            kill.resumed[key] = traces[key][kill.traced[key]] - 1
+        elif records[key]["status"] == "stopped":
+            # At a rung that it had passed, of which the driver had not heard.
+            kill.resumed[key] = records[key]["iteration"]
+        else:
             # Everything was on the storage but the word that it is finished.
             wrong.append(f"fit {key} stood at {reached} and was never gone on with")
             continue
-        kill.resumed[key] = traces[key][kill.traced[key]] - 1
         # The evaluated iteration is noted last, and by then its checkpoint is there.
         if not 0 <= kill.lost()[key] < EVALUATE_EVERY:
             wrong.append(f"fit {key} stood at {reached} and went on after {kill.resumed[key]}")
@@ -140,57 +147,98 @@ def kill_problems(kill: Kill, traces: dict[str, list[int]]) -> list[str]:
 
 
 def end_problems(
-    folder: Path, name: str, kind: str, records: dict[str, dict], reference: dict[str, dict]
+    folder: Path,
+    name: str,
+    trials: list[dict],
+    wanted: int,
+    records: dict[str, dict],
+    reference: dict[str, dict],
 ) -> list[str]:
     """What is wrong with a study that was killed and is done.
 
     Args:
         folder: in which it was run.
         name: of the study.
-        kind: 'grid' or 'search'.
+        trials: the documents of its trials.
+        wanted: how many there must be.
         records: fit key -> record.
-        reference: the same of an undisturbed grid; for a search, of fits done alone.
+        reference: the same of an undisturbed study, or of fits done alone.
     """
+    states = collections.Counter(trial["state"] for trial in trials)
     wrong = []
-    if sorted(records) != sorted(reference) or len(records) != FITS:
-        wrong.append(f"fits {sorted(records)} instead of {sorted(reference)}")
+    if not states["finished"] or states["finished"] + states["stopped"] != wanted:
+        wrong.append(f"trials are {dict(states)} instead of {wanted} finished or stopped ones")
+    state = {case["key"]: trial["state"] for trial in trials for case in trial["cases"]}
+    # A trial that was stopped may have come to some of its cases only.
+    needed = {key for key, of_trial in state.items() if of_trial == "finished"}
+    if not needed <= set(records) <= set(state):
+        wrong.append(f"fits {sorted(records)} instead of {sorted(state)}")
     for key, record in records.items():
-        if record["status"] != "finished":
-            wrong.append(f"fit {key} is {record['status']}")
-        elif numbers(record) != numbers(reference[key]):
+        if record["status"] != "finished" and (record["status"], state[key]) != ("stopped",) * 2:
+            wrong.append(f"fit {key} is {record['status']}, its trial {state[key]}")
+        elif key not in reference or numbers(record) != numbers(
+            reference[key], len(record["history"])
+        ):
             wrong.append(f"fit {key} has other numbers than undisturbed: {record['metrics']}")
         iterations = [entry["iteration"] for entry in record["history"]]
-        if iterations != list(range(EVALUATE_EVERY, record["iterations"] + 1, EVALUATE_EVERY)):
+        if iterations != list(range(EVALUATE_EVERY, record["iteration"] + 1, EVALUATE_EVERY)):
             wrong.append(f"fit {key} was evaluated at {iterations}")
-    trials = Journal(folder / "runs" / "studies" / name / "optuna.journal").trials(name) or []
-    states = collections.Counter(trial.state.name for trial in trials)
-    wanted = {"COMPLETE": FITS if kind == "grid" else FITS // 2}
-    if states != wanted:
-        wrong.append(f"Optuna has {dict(states)} instead of {wanted}")
-    return wrong + _open_in_mlflow(folder, name, records)
+        if record["status"] == "finished" and record["iteration"] != record["iterations"]:
+            wrong.append(f"fit {key} is finished at {record['iteration']}")
+    optuna_trials = (
+        Journal(folder / "runs" / "studies" / name / "optuna.journal").trials(name) or []
+    )
+    found = collections.Counter(trial.state.name for trial in optuna_trials)
+    expected = {"COMPLETE": states["finished"], "PRUNED": states["stopped"]}
+    if found != collections.Counter(expected):
+        wrong.append(f"Optuna has {dict(found)} instead of {expected}")
+    return wrong + _open_in_mlflow(folder, name, trials, records)
 
 
-def numbers(record: dict) -> list:
-    """What must be equal bit for bit."""
+def numbers(record: dict, evaluations: int | None = None) -> list:
+    """What must be equal bit for bit.
+
+    Args:
+        record: of a fit.
+        evaluations: the first so many alone, and the metrics of the last of them: what a fit that
+            was stopped there has.
+    """
     history = [{k: v for k, v in e.items() if k != "time"} for e in record["history"]]
-    return [record["metrics"], history]
+    if evaluations is None or evaluations == len(history):
+        return [record["metrics"], history]
+    history = history[:evaluations]
+    apart = ("iteration", "stage", "loss")
+    return [{k: v for k, v in history[-1].items() if k not in apart}, history]
 
 
-def _open_in_mlflow(folder: Path, name: str, records: dict[str, dict]) -> list[str]:
-    """What MLflow has too often, not at all, or open."""
+def _open_in_mlflow(
+    folder: Path, name: str, trials: list[dict], records: dict[str, dict]
+) -> list[str]:
+    """What MLflow has too often, not at all, or with another status than it ended with."""
     client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    wrong = [f"run {r.info.run_name} is {r.info.status}" for r in runs
-             if r.info.status != "FINISHED"]  # fmt: skip
-    fits = {r.data.tags["fit_key"]: r for r in runs if r.data.tags["level"] == "fit"}
-    levels = collections.Counter(r.data.tags["level"] for r in runs)
-    if levels != {"study": 1, "configuration": FITS // 2, "fit": FITS}:
-        wrong.append(f"MLflow has {dict(levels)}")
+    of_level = collections.defaultdict(list)
+    for run in runs:
+        of_level[run.data.tags["level"]].append(run)
+    fits = {run.data.tags["fit_key"]: run for run in of_level["fit"]}
+    stopped = {t["digest"] for t in trials if t["state"] == "stopped"}
+    wanted = {"study": 1, "configuration": len({t["digest"] for t in trials}), "fit": len(records)}
+    found = {level: len(members) for level, members in of_level.items()}
+    wrong = [] if found == wanted else [f"MLflow has {found} instead of {wanted}"]
+    statuses = collections.Counter(run.info.status for run in of_level["configuration"])
+    ended = {"KILLED": len(stopped), "FINISHED": wanted["configuration"] - len(stopped)}
+    if statuses != collections.Counter(ended):
+        wrong.append(f"MLflow's configurations are {dict(statuses)} instead of {ended}")
+    if any(run.info.status != "FINISHED" for run in of_level["study"]):
+        wrong.append("MLflow has the study open")
     for key, record in records.items():
         if key not in fits:
             wrong.append(f"MLflow lacks fit {key}")
             continue
+        status = {"finished": "FINISHED", "stopped": "KILLED"}.get(record["status"])
+        if fits[key].info.status != status:
+            wrong.append(f"MLflow has fit {key} as {fits[key].info.status} instead of {status}")
         steps = [m.step for m in client.get_metric_history(fits[key].info.run_id, "loss")]
         if sorted(steps) != [entry["iteration"] for entry in record["history"]]:
             wrong.append(f"MLflow has fit {key} at {steps}")

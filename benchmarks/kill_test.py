@@ -2,24 +2,24 @@
 
 python benchmarks/kill_test.py --kills 20
 
-Small real studies, a grid and a search in turn, each on two cases: the process group of the driver
-gets SIGKILL at random moments, Ray's processes with it, and the same command is given again until
-it is done. What had been reached and where it went on is taken from traces that the fits write
-apart from anything of the project's (traced_run.py). Checked is (kill_checks.py):
+Small real studies, in turn a grid and a search on two cases, and a search on one, which stops weak
+fits in their middle and not only between two: the process group of the driver gets SIGKILL at
+random moments, Ray's processes with it, and the same command is given again until it is done
+(killed_study.py). What had been reached and where it went on is taken from traces that the fits
+write apart from anything of the project's (traced_run.py). Checked is (kill_checks.py):
 
     at each kill   no kill costs a fit more than one evaluation interval; what was finished is not
                    trained again; Optuna's journal is whole and holds no trial twice
     at each start  once the journal is written anew, no trial of an earlier sitting is RUNNING in it
-    at the end     every fit is once in the ledger and once in MLflow; no run and no Optuna trial is
-                   open; the grid equals an undisturbed one bit for bit, each fit of a search the
-                   same configuration and case trained alone
+    at the end     every fit is once in the ledger and once in MLflow, each run and each Optuna
+                   trial as it ended, none open; the grid equals an undisturbed one bit for bit,
+                   each fit of a search the same configuration and case trained alone
 
 Ends with exit code 1 and what is wrong, if anything is.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -33,120 +33,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-from kill_checks import (
-    EVALUATE_EVERY,
-    Journal,
-    Kill,
-    alone,
-    end_problems,
-    journal_problems,
-    kill_problems,
-)
+from kill_checks import Kill, alone, end_problems, journal_problems, kill_problems
+from killed_study import KINDS, NAME, Study
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-NAME = "killed"
-SIZES = {
-    "image_size": 32,
-    "autoencoder_channels": 16,
-    "head_channels": 8,
-    "batch_size": 2,
-    "autoencoder_iterations": 20,
-    "head_iterations": 60,
-    "evaluate_every": EVALUATE_EVERY,
-    "sgd_learning_rate": 0.01,  # At the default one cell diverges with some kernels.
-}
-GRID = f'''"""Does it stand being killed?"""
-CELLS = {{
-    "no FFC": {{"ffc_layers": 1, "global_ratio": 0.0}},
-    "half": {{"ffc_layers": 1, "global_ratio": 0.5}},
-    "two layers": {{"ffc_layers": 2, "global_ratio": 0.5}},
-}}
-FIXED = {SIZES!r}
-'''
-SEARCH = f'''"""Does it stand being killed?"""
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-SEARCH = {{
-    "global_ratio": FloatDistribution(0.2, 0.75),
-    "hsas": CategoricalDistribution(("none", "2d")),
-}}
-FIXED = {{**{SIZES!r}, "ffc_layers": 1}}
-'''
-FLAGS = f"--study {NAME} --categories dial,wood --num-trials 3 --no-early-stopping"
 # Kills come up to this long after a start, and twice as long as a start takes where that is more.
 LATEST_SECONDS = 30.0
-
-
-class Study:
-    """A study in a folder of its own.
-
-    Args:
-        folder: to be made.
-        kind: 'grid' or 'search'.
-    """
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        folder.mkdir()
-        self.folder, self.kind = folder, kind
-        space = folder / f"{kind}.py"
-        space.write_text(GRID if kind == "grid" else SEARCH)
-        flags = FLAGS.split()
-        if kind == "grid":
-            i = flags.index("--num-trials")
-            del flags[i : i + 2]
-        script = str(ROOT / "benchmarks" / "traced_run.py")
-        self.command = [sys.executable, script, "--space", str(space), *flags]
-        (folder / "trace").mkdir()
-        self.environment = {
-            **os.environ,
-            "COLUMNS": "80",
-            "OMP_NUM_THREADS": "1",
-            "KILL_TEST_TRACE": str(folder / "trace"),
-            "FFCAD_CACHE": str(folder / "cache"),
-        }
-
-    def start(self) -> subprocess.Popen:
-        """The driver, in a process group of its own."""
-        with open(self.folder / "output.txt", "ab") as output:
-            return subprocess.Popen(
-                self.command,
-                cwd=self.folder,
-                stdout=output,
-                stderr=output,
-                env=self.environment,
-                start_new_session=True,
-            )
-
-    def records(self) -> dict[str, dict]:
-        """Fit key -> record."""
-        paths = (self.folder / "runs" / "ledger").glob("*/record.json")
-        return {path.parent.name: json.loads(path.read_text()) for path in paths}
-
-    def traces(self) -> dict[str, list[int]]:
-        """Fit key -> iterations in the order in which they were done, repeated ones included."""
-        return {
-            path.name: [int(line.split()[0]) for line in path.read_text().splitlines()]
-            for path in (self.folder / "trace").iterdir()
-        }
-
-    def journal(self) -> Journal:
-        """Optuna's journal where the driver has it."""
-        found = list((self.folder / "cache" / "optuna").glob(f"*/{NAME}.journal"))
-        return Journal(found[0] if found else self.folder / "none")
-
-    def decided(self) -> set[int]:
-        """The numbers of the trials that were decided."""
-        paths = (self.folder / "runs" / "studies" / NAME / "trials").glob("[0-9]*.json")
-        documents = [json.loads(path.read_text()) for path in paths]
-        return {d["number"] for d in documents if d["state"] != "begun"}
-
-    def finish(self) -> None:
-        """Gives the command until it is done."""
-        process = self.start()
-        if code := process.wait(timeout=1200):
-            raise SystemExit(f"exit code {code}:\n{(self.folder / 'output.txt').read_text()}")
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -194,7 +87,8 @@ def killed_until_done(
     study.finish()
     for k in kills:
         if k.study == study.folder.name:
-            wrong += [f"kill {k.number}: {line}" for line in kill_problems(k, study.traces())]
+            found = kill_problems(k, study.traces(), study.records())
+            wrong += [f"kill {k.number}: {line}" for line in found]
     return wrong
 
 
@@ -267,17 +161,23 @@ def main() -> int:
         latest = max(LATEST_SECONDS, 2 * start_seconds)
         console.print(f"a start takes {start_seconds:.0f} s; kills come within {latest:.0f} s")
         number = 0
-        while len(kills) < given.kills or number < 2:
-            kind = ("grid", "search")[number % 2]
-            study = Study(Path(temporary) / f"{kind} {number // 2 + 1}", kind)
+        while len(kills) < given.kills or number < len(KINDS):
+            kind = list(KINDS)[number % len(KINDS)]
+            study = Study(Path(temporary) / f"{kind} {number // len(KINDS) + 1}", kind)
             number += 1
-            # Both kinds get their share of the kills.
-            share = given.kills if number > 1 else -(-given.kills // 2)
+            # All kinds get their share of the kills.
+            share = -(-given.kills * min(number, len(KINDS)) // len(KINDS))
             found = killed_until_done(study, kills, share, latest, chance)
             records = study.records()
             reference = undisturbed if kind == "grid" else alone(study.folder, NAME, records)
-            found += end_problems(study.folder, NAME, kind, records, reference)
-            console.print(f"{study.folder.name}: done, {len(found)} problems, {len(kills)} kills")
+            trials = study.trials()
+            wanted = study.kind.trials
+            found += end_problems(study.folder, NAME, trials, wanted, records, reference)
+            stopped = sum(trial["state"] == "stopped" for trial in trials)
+            console.print(
+                f"{study.folder.name}: done, {len(found)} problems, {len(kills)} kills so far, "
+                f"{stopped} of {wanted} trials stopped early"
+            )
             wrong += [f"{study.folder.name}: {line}" for line in found]
     show(kills, console)
     for line in wrong:

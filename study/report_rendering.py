@@ -6,6 +6,7 @@ kept: inside the page, beside the other two.
 
 import re
 import unicodedata
+from textwrap import wrap
 
 from ffcad.pages import page_environment
 from study.report_tables import (
@@ -24,6 +25,9 @@ PICTURES = "pictures"
 
 # LaTeX breaks no table over pages; so many rows find room on one.
 LATEX_ROWS = 40
+# Nor does it set columns beside one another for which there is no room; so many characters find it.
+# An entry is wrapped that has more than the second number, a head where it has more than the third.
+LATEX_CHARACTERS, LATEX_WRAPPED, LATEX_HEAD = 100, 60, 14
 # Of LaTeX's characters and of ours that a font of LaTeX has not.
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -168,34 +172,72 @@ def _latex_block(block: Block) -> list[str]:
 
 
 def _latex_table(table: Table) -> list[str]:
-    """The table; a long one in parts, each with the heads, because one that LaTeX breaks itself
-    cannot be made smaller."""
-    form = "".join("r" if column.numeric else "l" for column in table.columns)
-    heads = " & ".join(_latex_text(_heading(column)) for column in table.columns)
-    rows = [" & ".join(_latex_entry(entry) for entry in row) + r" \\" for row in table.rows]
-    lines = []
-    for first in range(0, max(1, len(rows)), LATEX_ROWS):
-        said = (
-            f"{table.title}, continued." if first else " ".join((f"{table.title}.", *table.notes))
-        )
-        lines += [
-            r"\begin{table}[H]",
-            r"\centering",
-            # One number for all parts.
-            *([r"\addtocounter{table}{-1}"] if first else []),
-            rf"\caption{{{_latex_text(said)}}}",
-            # A table that is wider than the page is made smaller, others are left as they are.
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{form}}}",
-            r"\toprule",
-            rf"{heads} \\",
-            r"\midrule",
-            *rows[first : first + LATEX_ROWS],
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-        ]
+    """The table; a long or wide one in parts, each with its heads and the first column, because one
+    that LaTeX breaks itself cannot be made smaller, and a wide one made smaller cannot be read."""
+    widths = [_width(table, i) for i in range(len(table.columns))]
+    lines: list[str] = []
+    for first in range(0, max(1, len(table.rows)), LATEX_ROWS):
+        for columns in _side_by_side(widths):
+            said = f"{table.title}, continued." if lines else None
+            lines += [
+                r"\begin{table}[H]",
+                r"\centering",
+                # One number for all parts.
+                *([r"\addtocounter{table}{-1}"] if said else []),
+                rf"\caption{{{_latex_text(said or ' '.join((f'{table.title}.', *table.notes)))}}}",
+                # A table that is wider than the page is made smaller, others are left as they are.
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                *_latex_part(table, slice(first, first + LATEX_ROWS), columns, widths),
+                "}",
+                r"\end{table}",
+            ]
     return lines
+
+
+def _side_by_side(widths: list[int]) -> list[list[int]]:
+    """Which columns find room beside one another: lists of their indices, each with the first."""
+    parts, used = [[0]], widths[0]
+    for i, width in enumerate(widths[1:], 1):
+        if used + width > LATEX_CHARACTERS and len(parts[-1]) > 1:
+            parts.append([0])
+            used = widths[0]
+        parts[-1].append(i)
+        used += width
+    return parts
+
+
+def _width(table: Table, index: int) -> int:
+    """The characters that a column needs; its head may take several lines."""
+    column = table.columns[index]
+    entries = max((len(row[index].text) for row in table.rows), default=0)
+    if entries > LATEX_WRAPPED and not column.numeric:
+        entries = LATEX_WRAPPED
+    words = max(map(len, _heading(column).split()))
+    return max(entries, words, min(len(_heading(column)), LATEX_HEAD))
+
+
+def _latex_part(table: Table, rows: slice, columns: list[int], widths: list[int]) -> list[str]:
+    forms, heads = [], []
+    for i in columns:
+        form = "r" if table.columns[i].numeric else "l"
+        heads.append(_latex_head(wrap(_heading(table.columns[i]), widths[i]), form))
+        if form == "l" and any(len(row[i].text) > LATEX_WRAPPED for row in table.rows):
+            form = rf"p{{{widths[i] / 2:g}em}}"
+        forms.append(form)
+    return [
+        rf"\begin{{tabular}}{{{''.join(forms)}}}",
+        r"\toprule",
+        rf"{' & '.join(heads)} \\",
+        r"\midrule",
+        *(" & ".join(_latex_entry(row[i]) for i in columns) + r" \\" for row in table.rows[rows]),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _latex_head(lines: list[str], form: str) -> str:
+    text = r"\\".join(_latex_text(line) for line in lines)
+    return rf"\begin{{tabular}}[b]{{@{{}}{form}@{{}}}}{text}\end{{tabular}}" if lines[1:] else text
 
 
 def _latex_entry(entry: Entry) -> str:
