@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from study.processes import is_gone
 from study.registry.champions import complete, crown
 from study.registry.examination import deciding, examine
 from study.registry.gate import Check
@@ -102,7 +101,7 @@ class Promotion:
         weights than would be made now: that one is given up, as it is not what is judged."""
         if version is None or version.tags.get(DETECTOR) in (None, digest_of_files(made.detector)):
             return version
-        left = version.gate in UNDECIDED and is_gone(version.promoter)
+        left = version.gate in UNDECIDED and version.is_left
         if CHAMPION not in version.aliases and version.gate in (FIRST, PASSED, FORCED):
             # It was champion, and may be again by a roll-back; the promotion's is the next one.
             self.registry.tag(version, {"promotion": None})

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from study.processes import this_process
+from study.processes import ended_with_its_start, is_gone, this_process
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # The words of the tag `gate`. One that waits for later ones is passed over by them.
@@ -74,6 +74,12 @@ class Version:
         except ValueError:
             return {}
         return document if isinstance(document, dict) else {}
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the process that promotes it is no more, as far as that can be told: a promotion
+        has no heartbeat, so a start of the machine has to tell it too."""
+        return is_gone(self.promoter) or ended_with_its_start(self.promoter)
 
     @property
     def champions_before(self) -> list[int]:

@@ -7,6 +7,7 @@ import pytest
 from made_models import NAME, other_process, state
 
 from study.mlflow_places import make_database
+from study.processes import this_process
 from study.registry.champions import crown, roll_back
 from study.registry.mlflow_registry import Registry
 from study.registry.turns import check_ours, discard, wait_turn
@@ -86,6 +87,17 @@ def test_who_comes_back_steps_back_for_a_later_one_that_may_have_gone_ahead(regi
     mine = wait_turn(registry, registry.version(NAME, 1), seconds=0.2)
     assert mine.gate == PENDING
     check_ours(registry, mine)
+
+
+def test_one_that_a_restart_of_the_machine_has_cut_off_is_passed_over(registry, monkeypatch):
+    # As on a machine of which nothing else tells it, whatever this one is.
+    monkeypatch.setattr("study.processes.own_machine", lambda: "5ca1ab1e")
+    before = json.dumps({**this_process(), "place": "an earlier start", "pid": 1})
+    create(registry, "a", promoter=before)
+    mine = create(registry, "b")
+    assert wait_turn(registry, mine, seconds=0.2).gate == PENDING
+    registry.tag(mine, {"gate": REFUSED})
+    assert wait_turn(registry, registry.version(NAME, 1), seconds=0.2).gate == PENDING
 
 
 def test_a_refused_one_that_is_asked_again_steps_back_as_well(registry):
