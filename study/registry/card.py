@@ -13,7 +13,7 @@ from study.registry.terms import Terms
 
 CHOSEN_ON_REPORTED = (
     "its configuration was chosen under 'paper', on the images that are reported on; choose it "
-    "under 'holdout' or 'synthetic'"
+    "under 'holdout' or 'synthetic', or give --force REASON"
 )
 
 

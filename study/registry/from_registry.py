@@ -10,6 +10,7 @@ from ffcad.datasets import Split
 from ffcad.datasets.cache import digest_of
 from ffcad.detector import Detector
 from study.config import StudyError
+from study.registry.card import CHOSEN_ON_REPORTED
 from study.registry.gate import figures
 from study.registry.given_images import gate_images, refuse_known
 from study.registry.mlflow_registry import Registry
@@ -62,7 +63,7 @@ class FromRegistry:
         self.study_id = None
         self.why_refused = None
         if version.tags.get("select_on") == "paper":
-            self.why_refused = "its configuration was chosen under 'paper'"
+            self.why_refused = CHOSEN_ON_REPORTED
         self.decided_on = None if terms.gate_data is None else str(terms.gate_data)
         # The version here, and where it comes from: another one of the same fit is another copy.
         self.identity = digest_of([version.tags.get("promotion"), "copy"])[:16]

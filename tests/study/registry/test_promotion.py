@@ -14,6 +14,7 @@ from ffcad.datasets import DataError
 from ffcad.detector import Detector
 from study.registry.champions import roll_back
 from study.registry.command import _target
+from study.registry.console import of_promoted
 from study.registry.from_registry import FromRegistry
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import fetch_detector
@@ -203,6 +204,28 @@ def test_who_is_champion_again_was_not_rolled_back(registry, tmp_path):
     roll_back(registry, NAME, "not mended")
     rolled = [version.tags.get("rolled_back") for version in registry.versions(NAME)]
     assert rolled == [None, "too slow after all", "not mended"]
+
+
+def test_what_the_reported_images_chose_is_champion_by_force_only(tmp_path):
+    """The first version too, which leaves the model to a later one."""
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", make=True)
+
+    def chosen_under_paper(**terms):
+        source = MadeSource(tmp_path, "paper")
+        source.why_refused = "its configuration was chosen under 'paper'"
+        return Promotion(source, registry, Terms(**terms)).run()
+
+    done = chosen_under_paper()
+    assert (done.verdict, done.champion, done.against) == ("refused", False, None)
+    assert of_promoted(done)[-1].plain == f"  {NAME} version 1 was refused and is challenger"
+    assert state(registry.uri) == {1: ("refused", CHALLENGER, "")}
+    assert registry.version(NAME, 1).tags["gate_checks"] == done.checks[0].text
+    assert promote(registry, tmp_path, "other").verdict == "first"
+    forced = chosen_under_paper(force="only for the demonstration")
+    assert (forced.verdict, forced.champion, forced.against) == ("forced", True, 2)
+    tags = registry.champion(NAME).tags
+    assert tags["force_reason"] == "only for the demonstration"
+    assert tags["gate_checks"].startswith("its configuration was chosen under 'paper'")
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(registry, tmp_path):
