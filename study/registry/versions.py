@@ -57,9 +57,16 @@ class Version:
         """What became of it; empty of a version that somebody else registered."""
         return self.tags.get("gate", "")
 
+    @property
+    def shown_tags(self) -> dict[str, str]:
+        """All tags that hold: a roll-back that was broken off leaves its reason on the version
+        that is the champion still."""
+        no_more = {ROLLED_BACK} if CHAMPION in self.aliases else set()
+        return {tag: value for tag, value in self.tags.items() if tag not in no_more}
+
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {**dataclasses.asdict(self), "gate": self.gate}
+        return {**dataclasses.asdict(self), "tags": self.shown_tags, "gate": self.gate}
 
     @property
     def uri(self) -> str:
