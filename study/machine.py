@@ -80,6 +80,13 @@ def worker_environment() -> dict[str, Any]:
     }
 
 
+def machine_in_words() -> str:
+    """The machine for a reader: its name, and what computes there."""
+    here = worker_environment()
+    threads = f"CPU with {here['threads']} thread{'s' * (here['threads'] != 1)}"
+    return f"{here['host']}, {here['gpu'] or threads}"
+
+
 def own_resources() -> dict[str, float]:
     """This machine's cores and GPUs, as Ray counts them where it is started here."""
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}

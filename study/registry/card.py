@@ -13,7 +13,7 @@ from study.registry.terms import Terms
 
 CHOSEN_ON_REPORTED = (
     "its configuration was chosen under 'paper', on the images that are reported on; choose it "
-    "under 'holdout' or 'synthetic'"
+    "under 'holdout' or 'synthetic', or give --force REASON"
 )
 
 
@@ -55,9 +55,7 @@ class Card:
             "image_size": self.candidate.config.image_size,
             "threshold_rule": calibration.rule,
             "image_threshold": f"{calibration.image_threshold:.9g}",
-            "latency_ms": f"{speed.latency_ms:.4g}",
-            "images_per_second": f"{speed.images_per_second:.4g}",
-            "peak_memory_mb": f"{speed.peak_memory_mb:.4g}",
+            **speed.tags(),
             "size_mb": f"{size_mb:.4g}",
         }
         if calibration.pixel_threshold is not None:
@@ -86,9 +84,14 @@ class Card:
             *((f"{self.split} {f.metric}, 95 % interval", f"{f}") for f in found),
             ("thresholds", rule),
             ("image threshold", f"{calibration.image_threshold:.4g}"),
+            ("costs measured on", speed.machine),
             ("one image", f"{speed.latency_ms:.1f} ms"),
             ("in batches", f"{speed.images_per_second:.1f} images a second"),
+            ("peak memory", f"{speed.peak_memory_mb:.0f} MB"),
             ("size", f"{size_mb:.1f} MB"),
+            ("digest of the data", fit.inputs["data"]),
+            ("frozen encoder", fit.configuration["encoder_weights"]),
+            ("digest of the encoder", fit.inputs.get("encoder") or "unknown"),
         ]
         if calibration.pixel_threshold is not None:
             rows.insert(len(found) + 2, ("pixel threshold", f"{calibration.pixel_threshold:.4g}"))

@@ -23,6 +23,8 @@ def crown(registry: Registry, version: Version) -> Version:
     before, tags = registry.champion(version.name), {ROLLED_BACK: None}
     if before is not None and before.number != version.number:
         tags[BEFORE] = _written([*before.champions_before, before.number][-MOST_BEFORE:])
+        # Which a roll-back that was broken off may have left; it is replaced, and not rolled back.
+        registry.tag(before, {ROLLED_BACK: None})
     version = registry.tag(version, tags)
     registry.point(CHAMPION, version)
     return complete(registry, version)
@@ -57,10 +59,11 @@ def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Vers
             f"version {champion.number} of {name} has no champion before it to roll back to; "
             "promote another one"
         )
+    # Before the alias moves: given again after that, the command would go back one further.
     registry.tag(champion, {ROLLED_BACK: reason})
     registry.tag(former, {BEFORE: _written(line), ROLLED_BACK: None})
-    with registry.asked(f"look with --list which version of {name} is the champion now"):
-        registry.point(CHAMPION, former)
+    look = f"look with --list which version of {name} is the champion now"
+    registry.point(CHAMPION, former, then=look)
     return registry.version(name, champion.number), registry.version(name, former.number)
 
 

@@ -38,6 +38,7 @@ COMPARED = (
     ("one image, ms", "latency_ms"),
     ("images a second", "images_per_second"),
     ("peak memory, MB", "peak_memory_mb"),
+    ("measured on", "measured_on"),
     ("size, MB", "size_mb"),
     ("gate", "gate"),
     ("reason of --force", "force_reason"),
@@ -90,14 +91,15 @@ def listing(models: dict[str, list[Version]], uri: str) -> list[Line]:
     for name, versions in models.items():
         table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for title in ("version", "alias", "gate"):
-            table.add_column(title, no_wrap=True)
+            table.add_column(title, no_wrap=title != "alias", overflow="fold")
         for title in ("AUROC", "pix. AP", "ms"):
             table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("study, configuration", overflow="fold")
+        # Below the figures: a column beside them would break the names' words.
+        origins = Table.grid(padding=(0, 1))
+        origins.add_column(no_wrap=True)
+        origins.add_column(overflow="fold")
         for version in reversed(versions):
-            of = ", ".join(
-                version.tags[key] for key in ("study", "configuration_name") if key in version.tags
-            )
+            style = "dim" if version.gate == DISCARDED else None
             table.add_row(
                 str(version.number),
                 ", ".join(version.aliases),
@@ -105,10 +107,13 @@ def listing(models: dict[str, list[Version]], uri: str) -> list[Line]:
                 _figure(version, IMAGE_AUROC),
                 _figure(version, PIXEL_AP),
                 version.tags.get("latency_ms", ""),
-                Text(of),
-                style="dim" if version.gate == DISCARDED else None,
+                style=style,
             )
-        lines.append(table)
+            of = [version.tags.get(tag) for tag in ("study", "configuration_name")]
+            if any(of):
+                words = Text(", ".join(filter(None, of)))
+                origins.add_row(f"version {version.number}:", words, style=style)
+        lines += [table, Padding(origins, (0, 0, 1, 2))]
     return lines
 
 
@@ -123,7 +128,7 @@ def comparison(name: str, champion: Version | None, challenger: Version | None) 
     for alias, version in there.items():
         table.add_column(f"{alias}, version {version.number}", overflow="fold")
     for title, tag in COMPARED:
-        values = [version.tags.get(tag, "") for version in there.values()]
+        values = [version.shown_tags.get(tag, "") for version in there.values()]
         if any(values):
             table.add_row(title, *map(Text, values))
     lines: list[Line] = [table]
@@ -151,6 +156,7 @@ def _verdict(promoted: Promoted) -> str:
     if promoted.unchanged:
         state = "the champion" if promoted.champion else "no longer the champion; --force REASON"
         state += "" if promoted.champion else " makes it so again"
+        state += "; --force was not needed, and its reason is not kept" * promoted.force_unused
         return f"{what} was promoted before ({promoted.verdict}), and is {state}"
     would = number is None
     words = {

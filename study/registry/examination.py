@@ -1,5 +1,6 @@
-"""What a model is asked before it becomes the champion: limits of anyone, and of a later one that
-it holds against today's champion on images that made neither."""
+"""What a model is asked before it becomes the champion: of anyone that images which it is reported
+on did not choose it, and limits; of a later one that it holds against today's champion on images
+that made neither."""
 
 import tempfile
 from pathlib import Path
@@ -32,9 +33,9 @@ def examine(
         DataError: if the images that decide cannot be used.
     """
     checks = []
+    if source.why_refused is not None:
+        checks.append(refused("protocol", source.why_refused))
     if champion is not None:
-        if source.why_refused is not None:
-            checks.append(refused("protocol", source.why_refused))
         checks += _comparison(source, made, champion, registry, terms.margin)
     if terms.most_latency_ms is not None:
         checks.append(within("latency", made.speed.latency_ms, terms.most_latency_ms, "ms"))

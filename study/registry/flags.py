@@ -35,7 +35,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="puts a study's best fits into a model registry, if they hold against the champion",
         description="Puts the best configuration of a study into MLflow's model registry, a model "
         "for each category. The first version becomes champion; a later one only if it is no worse "
-        "than the champion by more than a margin. Exit code 3 if it was refused.",
+        "than the champion by more than a margin. What was chosen under 'paper', on the images "
+        "that are reported on, needs --force, the first version too. Exit code 3 if it was "
+        "refused.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -1,6 +1,5 @@
 """A version of one registry on its way to another one: from staging to production."""
 
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ffcad.datasets import Split
 from ffcad.datasets.cache import digest_of
 from ffcad.detector import Detector
 from study.config import StudyError
+from study.registry.card import CHOSEN_ON_REPORTED
 from study.registry.gate import figures
 from study.registry.given_images import gate_images, refuse_known
 from study.registry.mlflow_registry import Registry
@@ -62,7 +62,7 @@ class FromRegistry:
         self.study_id = None
         self.why_refused = None
         if version.tags.get("select_on") == "paper":
-            self.why_refused = "its configuration was chosen under 'paper'"
+            self.why_refused = CHOSEN_ON_REPORTED
         self.decided_on = None if terms.gate_data is None else str(terms.gate_data)
         # The version here, and where it comes from: another one of the same fit is another copy.
         self.identity = digest_of([version.tags.get("promotion"), "copy"])[:16]
@@ -105,7 +105,7 @@ class FromRegistry:
             found = tuple(figures(scored))
         speed, size_mb = measure_speed(model, use_head), files_mb(detector)
         tags = self._tags() | {f"gate_{figure.metric}": str(figure) for figure in found}
-        tags |= {key: f"{value:.4g}" for key, value in dataclasses.asdict(speed).items()}
+        tags |= speed.tags()
         return Made(
             detector=detector,
             example=example,
@@ -115,7 +115,10 @@ class FromRegistry:
             speed=speed,
             size_mb=size_mb,
             tags=tags,
-            description=version.description,
+            description=f"{version.description}\n\nCopied from version {version.number} of "
+            f"{self.registry.shown}, where the above was measured; when it was copied, on "
+            f"{speed.machine}: one image {speed.latency_ms:.1f} ms, in batches "
+            f"{speed.images_per_second:.1f} images a second.",
         )
 
     def _tags(self) -> dict[str, str]:

@@ -217,9 +217,15 @@ class Registry:
                     version.name, str(version.number), description=description
                 )
 
-    def point(self, alias: str, version: Version) -> None:
-        """Moves an alias: the champion's is the moment at which another model is in use."""
-        with self.asked():
+    def point(self, alias: str, version: Version, then: str = _AGAIN) -> None:
+        """Moves an alias: the champion's is the moment at which another model is in use.
+
+        Args:
+            alias: that is moved.
+            version: to which.
+            then: what to do where the registry fails.
+        """
+        with self.asked(then):
             self.client.set_registered_model_alias(version.name, alias, str(version.number))
 
     def unpoint(self, alias: str, version: Version) -> None:

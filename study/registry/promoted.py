@@ -19,6 +19,8 @@ class Promoted:
         champion: whether it is the champion now, or would be.
         against: the number of the champion that it was held against; None for none.
         unchanged: whether an earlier command had decided already.
+        force_unused: whether a reason for a force was given that is not kept, because the version
+            is the champion already.
         made: thresholds, figures and costs; None where an earlier command had them.
         checks: what the gate looked at.
     """
@@ -29,6 +31,7 @@ class Promoted:
     champion: bool
     against: int | None
     unchanged: bool = False
+    force_unused: bool = False
     made: Made | None = None
     checks: tuple[Check, ...] = ()
 

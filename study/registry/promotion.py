@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from study.processes import is_gone
 from study.registry.champions import complete, crown
 from study.registry.examination import deciding, examine
 from study.registry.gate import Check
@@ -75,7 +74,7 @@ class Promotion:
         name, identity = self.source.name, self.source.identity
         version = self.registry.of_promotion(name, identity)
         if version is not None and self._is_decided(version):
-            return dataclasses.replace(_as_it_is(version), unchanged=True)
+            return self._unchanged(version)
         if version is not None and CHAMPION in version.aliases and not dry_run:
             # Broken off after the alias had moved: what is left is to say so.
             return _as_it_is(complete(self.registry, version))
@@ -89,7 +88,7 @@ class Promotion:
             version = version or register(self.source, made, self.registry)
             version = self.registry.version(version.name, version.number)
             if version.gate not in UNDECIDED and self._is_decided(version):
-                return dataclasses.replace(_as_it_is(version), unchanged=True)
+                return self._unchanged(version)
             earlier = version.gate
             version = wait_turn(self.registry, version, seconds=self.wait, tell=self.tell)
             return self._decide(version, made)
@@ -102,7 +101,7 @@ class Promotion:
         weights than would be made now: that one is given up, as it is not what is judged."""
         if version is None or version.tags.get(DETECTOR) in (None, digest_of_files(made.detector)):
             return version
-        left = version.gate in UNDECIDED and is_gone(version.promoter)
+        left = version.gate in UNDECIDED and version.is_left
         if CHAMPION not in version.aliases and version.gate in (FIRST, PASSED, FORCED):
             # It was champion, and may be again by a roll-back; the promotion's is the next one.
             self.registry.tag(version, {"promotion": None})
@@ -129,6 +128,11 @@ class Promotion:
         if CHAMPION in version.aliases:
             return version.gate not in UNDECIDED
         return version.gate in (FIRST, PASSED, FORCED) and self.terms.force is None
+
+    def _unchanged(self, version: Version) -> Promoted:
+        """What it is since an earlier command; a force that needs nothing leaves no trace."""
+        unused = self.terms.force is not None
+        return dataclasses.replace(_as_it_is(version), unchanged=True, force_unused=unused)
 
     def _decide(self, version: Version, made: Made) -> Promoted:
         """Holds a pending version against the champion, again if that changes meanwhile."""

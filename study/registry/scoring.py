@@ -16,7 +16,7 @@ from ffcad.datasets.images import thumbnail
 from ffcad.model import FFCAD
 from ffcad.predictor import predict
 from study.latency import predict_seconds
-from study.machine import peak_memory_mb, reset_peak_memory
+from study.machine import machine_in_words, peak_memory_mb, reset_peak_memory
 from study.registry.bootstrap import ScoredImages
 
 
@@ -28,11 +28,22 @@ class Speed:
         latency_ms: median of one image, from bytes to map and score, milliseconds.
         images_per_second: in batches of the configuration's size, median.
         peak_memory_mb: of the GPU where there is one, else of the process; 10**6 bytes.
+        machine: that it was measured on, in words.
     """
 
     latency_ms: float
     images_per_second: float
     peak_memory_mb: float
+    machine: str
+
+    def tags(self) -> dict[str, str]:
+        """Of a version."""
+        return {
+            "latency_ms": f"{self.latency_ms:.4g}",
+            "images_per_second": f"{self.images_per_second:.4g}",
+            "peak_memory_mb": f"{self.peak_memory_mb:.4g}",
+            "measured_on": self.machine,
+        }
 
 
 def score(model: FFCAD, split: Split, use_head: bool) -> ScoredImages:
@@ -74,6 +85,7 @@ def measure_speed(model: FFCAD, use_head: bool) -> Speed:
         latency_ms=1000 * seconds,
         images_per_second=batch / batch_seconds,
         peak_memory_mb=peak_memory_mb(),
+        machine=machine_in_words(),
     )
 
 

@@ -26,7 +26,7 @@ class Made:
             where that is not known.
         scored: what it says of the images that decide; None where there are none.
         figures: its metrics on them, with intervals.
-        speed: what inspecting costs here.
+        speed: what inspecting costs here, measured anew of a copy as well.
         size_mb: of its files; 10**6 bytes.
         tags: of its version.
         description: of its version, Markdown.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from study.lease_holders import describe
-from study.processes import is_gone, this_process
+from study.processes import this_process
 from study.registry.champions import complete
 from study.registry.mlflow_registry import Registry
 from study.registry.versions import (
@@ -53,7 +53,7 @@ def wait_turn(
         RegistryError: if another process is at this version, or the wait was too long.
     """
     mine = version.tags.get("promoter") == promoter_tag()
-    if version.gate in UNDECIDED and not mine and _is_held(version):
+    if version.gate in UNDECIDED and not mine and not version.is_left:
         raise RegistryError(_at_work(version))
     fresh = mine and version.gate == PENDING
     end, told = time.monotonic() + seconds, False
@@ -103,7 +103,7 @@ def discard(registry: Registry, name: str, number: int) -> Version:
             f"version {number} of {name} is not pending: its gate says {version.gate or 'nothing'}"
         )
     here = version.promoter.get("place") == this_process()["place"]
-    if here and _is_held(version):
+    if here and not version.is_left:
         raise RegistryError(f"{_at_work(version)}; stop that process first")
     if CHAMPION in version.aliases:
         return complete(registry, version)
@@ -117,13 +117,8 @@ def _ahead(registry: Registry, version: Version, fresh: bool) -> list[Version]:
         for other in registry.versions(version.name)
         if other.gate == PENDING
         and (other.number < version.number or (other.number > version.number and not fresh))
-        and _is_held(other)
+        and not other.is_left
     ]
-
-
-def _is_held(version: Version) -> bool:
-    """Whether the process that promotes a version may still be at it."""
-    return not is_gone(version.promoter)
 
 
 def _whose(version: Version) -> str:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from study.processes import this_process
+from study.processes import ended_with_its_start, is_gone, this_process
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 # The words of the tag `gate`. One that waits for later ones is passed over by them.
@@ -57,9 +57,16 @@ class Version:
         """What became of it; empty of a version that somebody else registered."""
         return self.tags.get("gate", "")
 
+    @property
+    def shown_tags(self) -> dict[str, str]:
+        """All tags that hold: a roll-back that was broken off leaves its reason on the version
+        that is the champion still."""
+        no_more = {ROLLED_BACK} if CHAMPION in self.aliases else set()
+        return {tag: value for tag, value in self.tags.items() if tag not in no_more}
+
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {**dataclasses.asdict(self), "gate": self.gate}
+        return {**dataclasses.asdict(self), "tags": self.shown_tags, "gate": self.gate}
 
     @property
     def uri(self) -> str:
@@ -74,6 +81,12 @@ class Version:
         except ValueError:
             return {}
         return document if isinstance(document, dict) else {}
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the process that promotes it is no more, as far as that can be told: a promotion
+        has no heartbeat, so a start of the machine has to tell it too."""
+        return is_gone(self.promoter) or ended_with_its_start(self.promoter)
 
     @property
     def champions_before(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Models with made-up figures for a registry: the detectors are real, nothing was trained."""
 
+import io
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from ffcad.calibration import Calibration
 from ffcad.config import TrainConfig
@@ -88,7 +90,9 @@ def made(identity, skill, seen, speed):
         seen=seen,
         scored=scored,
         figures=tuple(figures(scored)),
-        speed=Speed(latency_ms=speed, images_per_second=50.0, peak_memory_mb=100.0),
+        speed=Speed(
+            latency_ms=speed, images_per_second=50.0, peak_memory_mb=100.0, machine="line-3, CPU"
+        ),
         size_mb=files_mb(one),
         tags={"study": "made", "category": "wood", "fit_key": identity, "select_on": "holdout"},
         description=f"Made as {identity}.",
@@ -101,6 +105,49 @@ def state(uri):
         version.number: (version.gate, version.aliases, version.tags.get(BEFORE, ""))
         for version in Registry(uri).versions(NAME)
     }
+
+
+class Failing:
+    """A client that dies at one writing call: the n-th, or the first of a name.
+
+    Args:
+        client: of MLflow.
+        at: number from 0 on, or name.
+        before: whether the call has no effect; else only its answer is lost.
+        raised: instead of that; the registry itself stays up.
+    """
+
+    READS = ("get_", "search_", "list_", "download_")
+
+    def __init__(self, client, at, before, raised=None):
+        self.client, self.at, self.before, self.calls, self.dead = client, at, before, 0, False
+        self.raised = raised
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+
+        def call(*arguments, **more):
+            if self.dead:
+                raise ConnectionError("the registry is down")
+            if name.startswith(self.READS):
+                return method(*arguments, **more)
+            if self.at in (name, self.calls):
+                self.at, self.dead = None, self.raised is None
+                if not self.before:
+                    method(*arguments, **more)
+                raise self.raised or ConnectionError("the registry is down")
+            self.calls += 1
+            return method(*arguments, **more)
+
+        return call
+
+
+def printed(lines):
+    """What a console of 80 columns shows."""
+    console = Console(width=80, file=io.StringIO())
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    return console.file.getvalue()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from study.config import StudyError
 from study.fits import Fit
 from study.inputs import cases_of
 from study.ledger import FINISHED
+from study.machine import machine_in_words
 from study.question import ask
 from study.registry.candidates import candidates
 from study.registry.command import REFUSED_CODE, own_folders
@@ -134,6 +135,10 @@ def test_a_study_is_promoted_refused_forced_copied_and_rolled_back(promote, trai
         2: ("forced", []),
     }
     assert versions[2]["tags"]["rolled_back"] == "it was dark"
+    assert f"| costs measured on | {machine_in_words()} |" in versions[1]["description"]
+    assert versions[1]["tags"]["measured_on"] == machine_in_words()
+    for digest in ("data_digest", "encoder_digest"):
+        assert f" | {versions[1]['tags'][digest]} |" in versions[1]["description"]
     assert "best F1 on 18 defective and 12 normal images" in versions[1]["description"]
     code, out, _ = promote(*second)
     assert (code, "--force REASON makes it so again" in " ".join(out.split())) == (0, True)

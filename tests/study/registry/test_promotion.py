@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_models import NAME, MadeSource, deciding_images, detector, state
+from made_models import NAME, Failing, MadeSource, deciding_images, detector, state
 
 from ffcad.datasets import DataError
 from ffcad.detector import Detector
+from study.machine import machine_in_words
 from study.registry.champions import roll_back
 from study.registry.command import _target
+from study.registry.console import of_promoted
 from study.registry.from_registry import FromRegistry
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import fetch_detector
@@ -61,41 +63,6 @@ def registry(with_champion, tmp_path):
     return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-class Failing:
-    """A client that dies at one writing call: the n-th, or the first of a name.
-
-    Args:
-        client: of MLflow.
-        at: number from 0 on, or name.
-        before: whether the call has no effect; else only its answer is lost.
-        raised: instead of that; the registry itself stays up.
-    """
-
-    READS = ("get_", "search_", "list_", "download_")
-
-    def __init__(self, client, at, before, raised=None):
-        self.client, self.at, self.before, self.calls, self.dead = client, at, before, 0, False
-        self.raised = raised
-
-    def __getattr__(self, name):
-        method = getattr(self.client, name)
-
-        def call(*arguments, **more):
-            if self.dead:
-                raise ConnectionError("the registry is down")
-            if name.startswith(self.READS):
-                return method(*arguments, **more)
-            if self.at in (name, self.calls):
-                self.at, self.dead = None, self.raised is None
-                if not self.before:
-                    method(*arguments, **more)
-                raise self.raised or ConnectionError("the registry is down")
-            self.calls += 1
-            return method(*arguments, **more)
-
-        return call
-
-
 def test_the_first_version_says_what_it_is(registry):
     version = registry.champion(NAME)
     assert version.description == "Made as first."
@@ -113,6 +80,12 @@ def test_a_better_one_becomes_champion_and_the_same_command_changes_nothing(regi
     source = MadeSource(tmp_path, "next")
     again = Promotion(source, registry, Terms()).run()
     assert (again.unchanged, again.version, source.made) == (True, 2, 0)
+    # A reason that nothing needs is not kept, and that is said.
+    again = promote(registry, tmp_path, "next", force="for the show")
+    assert (again.unchanged, again.force_unused) == (True, True)
+    said = of_promoted(again)[-1].plain
+    assert said.endswith("is the champion; --force was not needed, and its reason is not kept")
+    assert "force_reason" not in registry.champion(NAME).tags
     # Whatever was rolled back stays so, unless there is a reason.
     roll_back(registry, NAME, "too slow")
     assert not promote(registry, tmp_path, "next").champion
@@ -203,6 +176,28 @@ def test_who_is_champion_again_was_not_rolled_back(registry, tmp_path):
     roll_back(registry, NAME, "not mended")
     rolled = [version.tags.get("rolled_back") for version in registry.versions(NAME)]
     assert rolled == [None, "too slow after all", "not mended"]
+
+
+def test_what_the_reported_images_chose_is_champion_by_force_only(tmp_path):
+    """The first version too, which leaves the model to a later one."""
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", make=True)
+
+    def chosen_under_paper(**terms):
+        source = MadeSource(tmp_path, "paper")
+        source.why_refused = "its configuration was chosen under 'paper'"
+        return Promotion(source, registry, Terms(**terms)).run()
+
+    done = chosen_under_paper()
+    assert (done.verdict, done.champion, done.against) == ("refused", False, None)
+    assert of_promoted(done)[-1].plain == f"  {NAME} version 1 was refused and is challenger"
+    assert state(registry.uri) == {1: ("refused", CHALLENGER, "")}
+    assert registry.version(NAME, 1).tags["gate_checks"] == done.checks[0].text
+    assert promote(registry, tmp_path, "other").verdict == "first"
+    forced = chosen_under_paper(force="only for the demonstration")
+    assert (forced.verdict, forced.champion, forced.against) == ("forced", True, 2)
+    tags = registry.champion(NAME).tags
+    assert tags["force_reason"] == "only for the demonstration"
+    assert tags["gate_checks"].startswith("its configuration was chosen under 'paper'")
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(registry, tmp_path):
@@ -479,7 +474,10 @@ def test_a_champion_goes_to_another_registry_and_is_held_against_the_one_there(
     done = copy()
     assert (done.verdict, done.version, done.champion) == ("first", 1, True)
     copied, original = there.champion(NAME), registry.champion(NAME)
-    assert copied.description == original.description
+    # What was measured there stays said, and what was measured here is said to be.
+    assert copied.description.startswith(f"{original.description}\n\nCopied from version 1 of ")
+    assert copied.tags["measured_on"] == machine_in_words()
+    assert f"on {machine_in_words()}: one image " in copied.description
     assert copied.tags["fit_key"] == original.tags["fit_key"]
     assert there.seen_images(copied) == registry.seen_images(original)
     assert copied.tags["copied_from"] == registry.uri

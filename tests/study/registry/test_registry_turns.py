@@ -4,10 +4,12 @@ import json
 import shutil
 
 import pytest
-from made_models import NAME, other_process, state
+from made_models import NAME, Failing, other_process, printed, state
 
 from study.mlflow_places import make_database
+from study.processes import this_process
 from study.registry.champions import crown, roll_back
+from study.registry.console import comparison
 from study.registry.mlflow_registry import Registry
 from study.registry.turns import check_ours, discard, wait_turn
 from study.registry.versions import (
@@ -88,6 +90,17 @@ def test_who_comes_back_steps_back_for_a_later_one_that_may_have_gone_ahead(regi
     check_ours(registry, mine)
 
 
+def test_one_that_a_restart_of_the_machine_has_cut_off_is_passed_over(registry, monkeypatch):
+    # As on a machine of which nothing else tells it, whatever this one is.
+    monkeypatch.setattr("study.processes.own_machine", lambda: "5ca1ab1e")
+    before = json.dumps({**this_process(), "place": "an earlier start", "pid": 1})
+    create(registry, "a", promoter=before)
+    mine = create(registry, "b")
+    assert wait_turn(registry, mine, seconds=0.2).gate == PENDING
+    registry.tag(mine, {"gate": REFUSED})
+    assert wait_turn(registry, registry.version(NAME, 1), seconds=0.2).gate == PENDING
+
+
 def test_a_refused_one_that_is_asked_again_steps_back_as_well(registry):
     mine = create(registry, "a", gate=REFUSED)
     with other_process() as promoter:
@@ -152,6 +165,56 @@ def test_rolling_back_goes_through_the_champions_in_their_order(registry):
     assert seen == [(2, 3), (3, 2), (2, 1)]
     with pytest.raises(RegistryError, match="no champion before it"):
         roll_back(registry, NAME, "")
+
+
+def rolled_back(registry):
+    return [version.tags.get("rolled_back") for version in registry.versions(NAME)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_roll_back_that_the_registry_breaks_off_is_completed_by_the_same_command(
+    registry, tmp_path, before
+):
+    crowned(registry, "a", FIRST)
+    crowned(registry, "b", PASSED)
+
+    def copy(name):
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / name)
+        return Registry(f"sqlite:///{tmp_path / name}")
+
+    whole = copy("whole.db")
+    client = whole.client = Failing(whole.client, None, before)
+    roll_back(whole, NAME, "too slow")
+    expected = state(whole.uri), rolled_back(whole)
+    assert expected[1] == [None, "too slow"]
+    # Of the last one, which moves the alias, a lost answer cannot be told from a roll-back.
+    for n in range(client.calls if before else client.calls - 1):
+        broken = copy(f"{n}.db")
+        healthy = broken.client
+        broken.client = Failing(healthy, n, before)
+        with pytest.raises(RegistryError, match="the registry is down"):
+            roll_back(broken, NAME, "too slow")
+        broken.client = healthy
+        champion = broken.champion(NAME)
+        assert champion.number == 2
+        # Nobody is told that the champion was rolled back.
+        assert "rolled_back" not in champion.to_dict()["tags"]
+        assert "too slow" not in printed(comparison(NAME, champion, None))
+        roll_back(broken, NAME, "too slow")
+        assert (state(broken.uri), rolled_back(broken)) == expected, f"died at writing {n}"
+
+
+def test_who_is_replaced_after_a_roll_back_that_was_broken_off_was_not_rolled_back(registry):
+    crowned(registry, "a", FIRST)
+    crowned(registry, "b", PASSED)
+    healthy = registry.client
+    registry.client = Failing(healthy, "set_registered_model_alias", before=True)
+    with pytest.raises(RegistryError, match="look with --list which version"):
+        roll_back(registry, NAME, "too slow")
+    registry.client = healthy
+    assert rolled_back(registry) == [None, "too slow"]
+    crowned(registry, "c", PASSED)
+    assert rolled_back(registry) == [None, None, None]
 
 
 def test_rolling_back_passes_over_versions_that_were_deleted(registry):
