@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from study.report_rendering import LATEX_ROWS, html, latex, markdown
+from study.report_rendering import LATEX_CHARACTERS, LATEX_ROWS, html, latex, markdown
 from study.report_tables import (
     MINUS,
     STRONG,
@@ -156,6 +156,42 @@ def test_latex_has_long_tables_in_parts_with_the_heads_of_the_first():
     assert shown == [str(i) for i in range(2 * LATEX_ROWS + 1)]
     empty = Table(title="None", columns=(Column("Cell"),), rows=())
     assert document(empty).count(r"\begin{table}[H]") == 1
+
+
+def test_latex_has_wide_tables_in_parts_that_can_be_read():
+    heads = [f"Difference number {i} with its interval" for i in range(12)]
+    table = Table(
+        title="Wide",
+        columns=(Column("Cell", numeric=False), *(Column(head, "points") for head in heads)),
+        rows=tuple(tuple(Entry(f"r{row}c{i}" * 4) for i in range(13)) for row in range(2)),
+        notes=("How to read it.",),
+    )
+    text = document(table)
+    parts = text.split(r"\begin{table}[H]")[1:]
+    assert len(parts) > 1
+    assert text.count(r"\caption{Wide, continued.}") == len(parts) - 1
+    assert text.count("How to read it.") == 1
+    seen = []
+    for part in parts:
+        rows = [line for line in part.splitlines() if line.startswith("r0c0")]
+        entries = [entry.strip(" \\") for entry in rows[0].split("&")]
+        # The first column says in each part whose row it is; together no more than a page holds.
+        assert entries[0] == "r0c0" * 4
+        assert sum(map(len, entries)) <= LATEX_CHARACTERS
+        seen += entries[1:]
+    assert seen == [f"r0c{i}" * 4 for i in range(1, 13)]
+    # A head takes several lines instead of making its column wide.
+    assert r"Difference\\number 0 with\\" in text
+
+
+def test_latex_wraps_long_entries():
+    long = "word " * 40
+    table = Table(
+        title="Long",
+        columns=(Column("What", numeric=False), Column("Value", numeric=False)),
+        rows=((Entry("short"), Entry(long)),),
+    )
+    assert r"\begin{tabular}{lp{30em}}" in document(table)
 
 
 def test_latex_sets_a_command_as_it_is_typed():
