@@ -33,6 +33,9 @@ GOLDEN = {
     "autoencoder": [30.36967, 33.10137, 34.91438, 28.56192, 29.57799],
     "head": [0.4627775, 0.4639316, 0.4560633, 0.4519227, 0.4515505],
 }
+# The head sees what the autoencoder's rounding has become: kernels for AVX-512, AVX2 and SSE, one
+# thread and two, with and without oneDNN lie up to 4e-4 apart there and 8e-6 in stage one.
+GOLDEN_TOLERANCE = {"autoencoder": 1e-4, "head": 1.5e-3}
 
 
 def last(config: TrainConfig, data: CategoryData, seed: int = 0, **more) -> Progress:
@@ -58,7 +61,7 @@ def test_losses_of_the_first_iterations_stay(tiny, dial):
     )
     assert METHOD_VERSION == 1, "the version was raised: pin its losses here"
     for stage, expected in GOLDEN.items():
-        assert losses[stage] == pytest.approx(expected, rel=1e-4), message
+        assert losses[stage] == pytest.approx(expected, rel=GOLDEN_TOLERANCE[stage]), message
 
 
 def test_progress_counts_both_stages_and_ends_with_the_report(tiny, dial):
