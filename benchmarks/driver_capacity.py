@@ -108,10 +108,8 @@ def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures
             plan = make_plan(config, space, inputs, documents, ledger)
             journal = folder / "journal" / f"{config.name}.journal"
             sitting = Sitting(config, space, inputs, documents, lease, plan, journal)
-            search, context = (
-                make_search(sitting, workers),
-                make_context(sitting, Room(workers, 0.0)),
-            )
+            room = Room(workers, 0.0)
+            search, context = make_search(sitting, room), make_context(sitting, room)
             fit = machinery_speed.IdleFit
             tuner = make_tuner(context, search, plan, str(folder), workers, 0.0, fit)
             background = Background(config, journal)
@@ -182,7 +180,8 @@ def alone(folder: Path, fits: int, evaluations: int) -> Parts:
         sitting = Sitting(
             config, space, inputs, documents, lease, plan, folder / "journal" / "idle.journal"
         )
-        search, context = make_search(sitting, 8), make_context(sitting, Room(8, 0.0))
+        room = Room(8, 0.0)
+        search, context = make_search(sitting, room), make_context(sitting, room)
         mirror = Mirror(config)
         mirror.sync(live=True)
         for number in range(len(plan.trials)):

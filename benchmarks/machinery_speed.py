@@ -197,7 +197,7 @@ def study(folder: Path, trials: int) -> float:
         plan = make_plan(config, space, inputs, documents, ledger)
         journal = folder / "journal" / f"{config.name}.journal"
         sitting = Sitting(config, space, inputs, documents, lease, plan, journal)
-        search = make_search(sitting, SLOTS)
+        search = make_search(sitting, Room(SLOTS, 0.0))
         search.__class__ = TimedSearch
         tuner = make_tuner(
             make_context(sitting, Room(SLOTS, 0.0)), search, plan, str(folder), SLOTS, 0.0, IdleFit

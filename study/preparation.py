@@ -4,8 +4,10 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import ray
@@ -60,7 +62,7 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> dict[
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
     try:
-        with waiting_out(Outages(logger.warning)):
+        with _deaf_to_cancelling(), waiting_out(Outages(logger.warning)):
             check_this_node(context)
             _make(context, need, again)
     except StorageError as e:
@@ -68,6 +70,17 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> dict[
     except WrongNode as e:
         return wrong_node(e)
     return {}
+
+
+@contextlib.contextmanager
+def _deaf_to_cancelling() -> Iterator[None]:
+    """A sitting that ends cancels what waits for a place. Ray has no such word: what runs gets a
+    SIGINT from it, and would end without the checkpoint that it writes when it leaves off."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _make(context: StudyContext, need: EncoderNeed, again: bool) -> None:
@@ -119,6 +132,10 @@ def make_encoders(
                 left_out.look()
                 placed = work.options(label_selector=selector(left_out.ids))
                 running[placed.remote(shared, needs[key], again)] = key
+            if ending.stopping.is_set():
+                # What waits for a place might do so for hours; what has one leaves off by itself.
+                for task in running:
+                    ray.cancel(task)
             done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
             for task in done:
                 key = running.pop(task)
@@ -145,6 +162,8 @@ def _result(task: ray.ObjectRef) -> dict[str, Any]:
     """What `make_encoder` returned, or why it did not."""
     try:
         return ray.get(task)
+    except ray.exceptions.TaskCancelledError:
+        return {}
     except ray.exceptions.NodeDiedError:
         return {LOST_NODE: True}
     except ray.exceptions.RayError as e:

@@ -23,6 +23,7 @@ from study.journal import OneWriterJournal
 from study.ledger import FAILED
 from study.left_out import LeftOut
 from study.optuna_study import rebuild_study, tell
+from study.packing import gpus_of_trial
 from study.reports import (
     FATAL,
     FRACTION,
@@ -67,6 +68,7 @@ class OptunaSearch(Searcher):
         retries: how often a trial comes back whose worker died; one whose node is lost always does.
         waiting: the trials that are not decided, in the order in which they are suggested; None is
             that of `trials`.
+        gpus: the share of a GPU that a trial of the study has.
 
     Attributes:
         stopping: set it, and nothing is suggested any more; set when nothing can be kept.
@@ -88,10 +90,11 @@ class OptunaSearch(Searcher):
         left_out: LeftOut | None = None,
         retries: int = 0,
         waiting: list[TrialRecord] | None = None,
+        gpus: float = 0.0,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
-        self.counted, self.new, self.retries = counted, new, retries
+        self.counted, self.new, self.retries, self.gpus = counted, new, retries, gpus
         self.left_out = LeftOut() if left_out is None else left_out
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
@@ -209,12 +212,16 @@ class OptunaSearch(Searcher):
         return losses <= MOST_LOSSES
 
     def _one_waits_for_room(self) -> bool:
-        """Whether a trial that came back for a larger share of a GPU has no place yet. Smaller ones
-        would take whatever becomes free, and it would wait until there are none."""
-        return any(
-            self.records[asked.number].gpus is not None and not self.deaths.has_place(trial_id)
+        """Whether a trial that came back for a larger share of a GPU waits until trials of this
+        study have ended. Smaller ones would take whatever becomes free, and it would wait until
+        there are none; where none of ours has a place, others than we hold the room."""
+        placed = {i: self.deaths.has_place(i) for i in self.running}
+        waits = any(
+            not placed[trial_id]
+            and gpus_of_trial(self.gpus, self.records[asked.number].gpus) > self.gpus
             for trial_id, asked in self.running.items()
         )
+        return waits and any(placed.values())
 
     def _take_back(self, asked: "Asked", result: dict[str, Any]) -> None:
         """Has a trial come back that needs more of a GPU, or another node."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 from ray import tune
 from rich.console import Console
@@ -105,7 +106,7 @@ def _tune(sitting: Sitting, console: Console, interrupts: Interrupts, files: str
     keep_plan(sitting, (slots, gpus), cluster=room.demands is not None)
     context = make_context(sitting, room)
     left_out = leaving_out(sitting.config, room, console)
-    search = make_search(sitting, slots, left_out)
+    search = make_search(sitting, room, left_out)
     tuner = make_tuner(context, search, plan, _tune_path(sitting, files), slots, gpus)
     console.print(_at_once(slots, sitting.config.cpus_per_trial, gpus), highlight=False)
     cases = 1 if sitting.space.is_grid else len(sitting.config.cases)
@@ -134,8 +135,8 @@ def make_context(sitting: Sitting, room: Room) -> StudyContext:
     )
 
 
-def make_search(sitting: Sitting, slots: int, left_out: LeftOut | None = None) -> OptunaSearch:
-    """What suggests the trials that are left, of which so many run at once."""
+def make_search(sitting: Sitting, room: Room, left_out: LeftOut | None = None) -> OptunaSearch:
+    """What suggests the trials that are left, for so much room."""
     config, ledger = sitting.config, Ledger(Storage(sitting.config.storage))
     return OptunaSearch(
         sitting.space,
@@ -149,7 +150,8 @@ def make_search(sitting: Sitting, slots: int, left_out: LeftOut | None = None) -
         new=sitting.plan.new,
         left_out=left_out,
         retries=config.retries,
-        waiting=waiting_trials(sitting.plan, ledger, slots),
+        waiting=waiting_trials(sitting.plan, ledger, room.slots),
+        gpus=room.gpus or 0.0,
     )
 
 
@@ -194,9 +196,34 @@ def make_tuner(
             storage_path=storage_path,
             verbose=0,
             callbacks=[search.deaths],
+            stop=EndOfWaiting(search),
             failure_config=tune.FailureConfig(max_failures=0),  # The search has them come back.
         ),
     )
+
+
+class EndOfWaiting(tune.Stopper):
+    """Ends Tune once the sitting is to end and the trials that ran have left off by themselves.
+    It would go on until those had run, too, that wait for a place, for hours perhaps.
+
+    Args:
+        search: whose `stopping` says that the sitting is to end.
+    """
+
+    def __init__(self, search: OptunaSearch) -> None:
+        self._search = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial ends for what it reports."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether nothing runs that must be waited for."""
+        return self._search.stopping.is_set() and not self._search.deaths.any_has_place()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it might restore, which no study does."""
+        return {}
 
 
 def _tune_path(sitting: Sitting, files: str) -> str:

@@ -35,6 +35,10 @@ class WorkerDeaths(Callback):
         """Whether a trial runs, and no longer waits for cores and its share of a GPU."""
         return any(t.trial_id == trial_id and t.status == Trial.RUNNING for t in self._trials)
 
+    def any_has_place(self) -> bool:
+        """Whether any trial runs."""
+        return any(t.status == Trial.RUNNING for t in self._trials)
+
     def lost_its_node(self, trial_id: str) -> bool:
         """Whether a trial that failed did so because its machine is no more, or is cut off.
 

@@ -93,7 +93,7 @@ def sitting_of(tmp_path, flags):
 def go_through(sitting, room, tmp_path, make_fit=Fit, left_out=None):
     """Runs the trials; returns their records, the fits' ones, and the search."""
     left_out = left_out or leaving_out(sitting.config, room, Console())
-    search = make_search(sitting, room.slots, left_out)
+    search = make_search(sitting, room, left_out)
     context = make_context(sitting, room)
     path = str(tmp_path / "tune")
     make_tuner(context, search, sitting.plan, path, room.slots, room.gpus, make_fit).fit()
@@ -221,6 +221,74 @@ def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
     assert ending.fatal is None
     (record,) = store.read_all(list(needs))[0]
     assert (record.status, len(record.sittings)) == ("finished", 1)
+
+
+@contextlib.contextmanager
+def all_taken():
+    """Somebody else's work, on all cores and GPUs of the workers."""
+
+    class Holder:
+        def here(self):
+            return True
+
+    holder = ray.remote(num_cpus=GPUS["num_cpus"], num_gpus=GPUS["num_gpus"])(Holder).remote()
+    ray.get(holder.here.remote(), timeout=120)
+    try:
+        yield
+    finally:
+        ray.kill(holder)
+
+
+def told_to_end(ending, begun):
+    """Has a sitting end three seconds after something of it has begun; returns the thread."""
+
+    def tell():
+        end = time.monotonic() + 120
+        while not begun() and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(3)
+        ending.stopping.set()
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_sitting_that_is_to_end_waits_for_no_place(cluster, grid, tmp_path):
+    with sitting_of(tmp_path, grid) as sitting:
+        room = settled(sitting)
+        search, context = make_search(sitting, room), make_context(sitting, room)
+        tuner = make_tuner(context, search, sitting.plan, str(tmp_path / "tune"), 4, room.gpus)
+        with all_taken():
+            teller = told_to_end(search, lambda: search.running)
+            done = threading.Event()
+            threading.Thread(target=lambda: (tuner.fit(), done.set()), daemon=True).start()
+            teller.join()
+            assert done.wait(60), "Tune waits for trials that wait for a place"
+    assert {trial.state for trial in sitting.folder.trials()} == {"begun"}
+    ledger = Ledger(sitting.folder.storage)
+    assert ledger.read_all(ledger.keys())[0] == []
+
+
+def test_an_encoder_that_waits_for_a_place_holds_up_no_end(cluster, recipe, tmp_path):
+    space = tmp_path / "one.py"
+    space.write_text("'Which?'\nCELLS = {'a': {'global_ratio': 0.25}}\nFIXED = {'ffc_layers': 1}\n")
+    with sitting_of(tmp_path, [*TINY, "--space", str(space), *recipe.split()]) as sitting:
+        store = EncoderStore(sitting.folder.storage)
+        needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
+        needs, _ = encoders_to_make(needs, store)
+        room = settled(sitting)
+        ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
+        left_out = leaving_out(sitting.config, room, Console())
+        with all_taken():
+            teller = told_to_end(ending, lambda: True)
+            make = [needs, make_context(sitting, room), (5, 0.0), ending, left_out, Console()]
+            making = threading.Thread(target=make_encoders, args=make, daemon=True)
+            making.start()
+            teller.join()
+            making.join(60)
+            assert not making.is_alive(), "the sitting waits for a making that waits for a place"
+    assert store.read_all(list(needs))[0] == []
 
 
 class HungryFit(Fit):

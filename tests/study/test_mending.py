@@ -7,6 +7,7 @@ import pytest
 
 from ffcad.config import TrainConfig
 from study.arguments import parse
+from study.cluster import Room
 from study.inputs import Inputs, cases_of
 from study.ledger import FitRecord, Ledger
 from study.mending import mended_trials
@@ -219,7 +220,7 @@ def test_what_the_ledger_does_not_know_is_said_once_and_its_number_stays_free(se
     sitting = Sitting(
         search.config, search.space, INPUTS, search.folder, None, plan, tmp_path / "journal"
     )
-    suggests = make_search(sitting, 1)
+    suggests = make_search(sitting, Room(1, 0.0))
     begun = [suggests.suggest(str(i))["trial_number"] for i in range(plan.begun + 1)]
     assert begun[-1] == 8
     search.remove_trials(8)

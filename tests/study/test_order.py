@@ -7,6 +7,7 @@ import made_studies
 import pytest
 
 from ffcad.config import TrainConfig
+from study.cluster import Room
 from study.fit_costs import fit_work
 from study.ledger import FitRecord
 from study.makespan import lower_bound, makespan
@@ -145,7 +146,7 @@ def test_a_driver_hands_out_the_longest_first_and_after_a_kill_what_was_begun(tm
     def handed_out(count):
         plan = make_plan(config, space, inputs, folder, ledger)
         sitting = Sitting(config, space, inputs, folder, None, plan, tmp_path / "made.journal")
-        search = make_search(sitting, slots=4)
+        search = make_search(sitting, Room(4, 0.0))
         suggestions = [search.suggest(str(n)) for n in range(count)]
         return [
             (s["trial_number"], s["configuration"]["ffc_layers"], s["cases"][0]["category"])

@@ -42,7 +42,7 @@ SPACE = checked(
 class Study:
     """A search and the records that it wrote, without Ray."""
 
-    def __init__(self, trials=(), space=SPACE, seed=0, retries=0):
+    def __init__(self, trials=(), space=SPACE, seed=0, retries=0, gpus=0.25):
         self.written = {trial.number: trial for trial in trials}
         self.search = OptunaSearch(
             space,
@@ -51,6 +51,7 @@ class Study:
             self.write,
             seed=seed,
             retries=retries,
+            gpus=gpus,
         )
         self.tunes = []
         self.search.deaths.on_step_begin(0, self.tunes)
@@ -522,6 +523,28 @@ def test_small_trials_wait_for_one_that_came_back_until_it_has_its_place():
     assert study.search.suggest("e") is None
     study.of_tune("d", "RUNNING")
     assert study.search.suggest("e")["gpus"] is None
+
+
+def test_nothing_waits_for_a_place_that_others_hold_or_for_what_all_have():
+    study = Study()
+    study.search.new = 4
+    for trial_id in "ab":
+        study.search.suggest(trial_id)
+        study.of_tune(trial_id, "RUNNING")
+    study.search.on_trial_complete("a", {"more_gpu": 0.5, "final": True})
+    assert study.search.suggest("c")["gpus"] == 0.5
+    assert study.search.suggest("d") is None
+    # None of ours is left that could end and make room.
+    study.tunes[:] = []
+    assert study.search.suggest("d")["gpus"] is None
+    # In a sitting whose trials have as much, or on machines without GPUs, it is one like all.
+    for share in (0.5, 0.0):
+        next_one = Study(study.trials, gpus=share)
+        assert next_one.search.suggest("e")["gpus"] == 0.5
+        next_one.of_tune("e")
+        next_one.search.suggest("f")
+        next_one.of_tune("f", "RUNNING")
+        assert next_one.search.suggest("g") is not None
 
 
 def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
