@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 20.0
 # Of a URI that names none.
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What the drivers of databases call the time that a connection may take.
+TIMEOUTS = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
 # What every server of MLflow has, and what asks for user and password; one entry at most.
 PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 # In what MLflow says to a Host header that is not on its list.
@@ -24,11 +26,11 @@ FOREIGN_HOST = "Invalid Host header"
 
 
 def mlflow_fault(uri: str) -> str | None:
-    """Why MLflow cannot be used from here: in one line, without user and password.
+    """Why MLflow cannot be used from here: in one line, without the password.
 
     Args:
-        uri: the study's. Of a server all is tried; of a database whether it can be connected to; a
-            file needs no asking.
+        uri: the study's. A server is asked something, a database is logged in to; a file needs no
+            asking.
 
     Returns:
         None if it can be used.
@@ -48,14 +50,29 @@ def mlflow_fault(uri: str) -> str | None:
     place = f"{parts.hostname}:{port}"
     try:
         if scheme not in ("http", "https"):
+            # First, because it says in two words what a database's driver says in many.
             socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
-            return None
+            return _database_fault(uri, scheme, place)
         answer = _ask(uri)
     except Exception as e:  # MLflow raises its own for everything, and it names the URI.
         return f"MLflow at {place} cannot be reached: {_root(e)}"
     # As it stands in the Host header, which has no port that goes without saying.
     name = parts.netloc.rpartition("@")[2]
     return _refusal(answer, place, name)
+
+
+def _database_fault(uri: str, scheme: str, place: str) -> str | None:
+    """Why a database that answers does not let us in, or what is missing for it here."""
+    # As late as MLflow, which brings it.
+    import sqlalchemy
+
+    limit = {TIMEOUTS[scheme]: int(CONNECT_SECONDS)}
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=limit)
+        with engine.connect():
+            return None
+    except Exception as e:  # Each driver has its own.
+        return f"MLflow's database at {place} cannot be used: {_root(e)}"
 
 
 def _ask(uri: str) -> "requests.Response":

@@ -162,12 +162,33 @@ def test_what_speaks_no_http_is_not_reached():
     assert "secret" not in fault
 
 
-def test_a_database_is_connected_to_and_a_file_is_not_asked():
+def test_a_database_is_logged_in_to(postgres):
+    assert mlflow_fault(postgres) is None
+    place = postgres.partition("@")[2].partition("/")[0]
+    stranger = postgres.replace("//mlflow@", "//stranger:secret@")
+    fault = mlflow_fault(stranger)
+    assert fault.startswith(f"MLflow's database at {place} cannot be used: ")
+    assert fault.endswith('role "stranger" does not exist')
+    assert mlflow_fault(f"{postgres}_of_others").endswith('_of_others" does not exist')
+
+
+def test_what_is_no_database_is_said_and_a_file_is_not_asked():
+    pytest.importorskip("psycopg2")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        port = server.getsockname()[1]
-        assert mlflow_fault(f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/mlflow") is None
+        place = "{}:{}".format(*server.getsockname())
+
+        def hang_up():
+            for _ in range(2):  # The port is tried first.
+                server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        fault = mlflow_fault(f"postgresql+psycopg2://me:secret@{place}/mlflow")
+        thread.join()
+    assert fault.startswith(f"MLflow's database at {place} cannot be used: ")
+    assert "secret" not in fault
     assert mlflow_fault("sqlite:///runs/mlflow.db") is None
 
 
