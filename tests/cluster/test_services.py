@@ -49,7 +49,6 @@ class Server:
             "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "always the same",
             "MLFLOW_LISTEN_PORT": str(self.port),
-            "MLFLOW_WORKERS": "1",
         }
 
     def start(self):
