@@ -12,6 +12,7 @@ from study.registry.versions import (
     FORCED,
     MOST_BEFORE,
     ROLLED_BACK,
+    UNDECIDED,
     VERDICT,
     RegistryError,
     Version,
@@ -44,12 +45,15 @@ def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Vers
         The champion that was, and the one that is.
 
     Raises:
-        RegistryError: if there is no champion, or none before it.
+        RegistryError: if there is no champion, none before it, or another one by now.
     """
     registry.known_versions(name)
     champion = registry.champion(name)
     if champion is None:
         raise RegistryError(f"{name} has no champion; promote a study to have one")
+    if champion.gate in UNDECIDED:
+        # Else its promotion, given again, would take it for one that nobody has rolled back.
+        champion = complete(registry, champion)
     versions = {version.number: version for version in registry.versions(name)}
     line, former = champion.champions_before, None
     while line and former is None:
@@ -62,6 +66,13 @@ def roll_back(registry: Registry, name: str, reason: str) -> tuple[Version, Vers
     # Before the alias moves: given again after that, the command would go back one further.
     registry.tag(champion, {ROLLED_BACK: reason})
     registry.tag(former, {BEFORE: _written(line), ROLLED_BACK: None})
+    now = registry.champion(name)
+    if now is None or now.number != champion.number:
+        registry.tag(champion, {ROLLED_BACK: None})
+        raise RegistryError(
+            f"the champion of {name} changed meanwhile, from version {champion.number} to "
+            f"{now.number if now else 'none'}; nothing was rolled back"
+        )
     look = f"look with --list which version of {name} is the champion now"
     registry.point(CHAMPION, former, then=look)
     return registry.version(name, champion.number), registry.version(name, former.number)

@@ -42,6 +42,8 @@ COMPARED = (
     ("size, MB", "size_mb"),
     ("gate", "gate"),
     ("reason of --force", "force_reason"),
+    ("gate where it was copied from", "copied_gate"),
+    ("reason there", "copied_force_reason"),
     ("rolled back because", ROLLED_BACK),
 )
 

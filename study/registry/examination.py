@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ffcad.datasets import Split
+from ffcad.datasets.records import SIMULATED
 from ffcad.detector import Detector, DetectorError
 from study.registry.gate import Check, compare, refused, within
 from study.registry.mlflow_registry import Registry
@@ -80,7 +81,14 @@ def _comparison(
         )
     elif twice := known_paths(images, seen):
         checks.append(refused("images", _made_of(f"champion version {number}", twice, images)))
-    truth = source.deciding_images(max(size, made.detector.config.image_size))
+    own_size = made.detector.config.image_size
+    truth = source.deciding_images(max(size, own_size))
+    if size != own_size and SIMULATED in truth.defect_types:
+        why = (
+            f"champion version {number} sees images of {size} pixels and the model of {own_size}, "
+            "and simulated anomalies are others at another size; give --gate-data"
+        )
+        return [*checks, refused("images", why)]
     scored = score(theirs.predictor.model, images, theirs.predictor.use_head)
     return checks + compare(at_size(made.scored, truth), at_size(scored, truth), margin)
 

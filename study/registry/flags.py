@@ -63,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--normal-images",
         type=Path,
         metavar="DIR",
-        help="trains again with these too; a fifth of them is kept out for --false-alarm-rate",
+        help="trains again with these too; a fifth of them is kept out for the thresholds",
     )
     add(
         "--gate-data",

@@ -19,6 +19,7 @@ from study.registry.source import Made, files_mb
 from study.registry.terms import Terms
 from study.registry.versions import (
     BEFORE,
+    DETECTOR,
     FIRST,
     FORCED,
     PASSED,
@@ -65,7 +66,8 @@ class FromRegistry:
             self.why_refused = CHOSEN_ON_REPORTED
         self.decided_on = None if terms.gate_data is None else str(terms.gate_data)
         # The version here, and where it comes from: another one of the same fit is another copy.
-        self.identity = digest_of([version.tags.get("promotion"), "copy"])[:16]
+        of_there = [version.tags.get(tag) for tag in ("promotion", DETECTOR)]
+        self.identity = digest_of([*of_there, "copy"])[:16]
 
     def deciding_images(self, image_size: int) -> Split:
         """The images of `--gate-data` at a size.
@@ -128,5 +130,11 @@ class FromRegistry:
             for name, value in self.version.tags.items()
             if name not in OF_REGISTRY and not name.startswith("gate")
         }
-        source = {"copied_from": self.registry.shown, "copied_version": str(self.version.number)}
+        source = {
+            "copied_from": self.registry.shown,
+            "copied_version": str(self.version.number),
+            "copied_gate": self.version.gate,
+        }
+        if reason := self.version.tags.get("force_reason"):
+            source["copied_force_reason"] = reason
         return of_model | source

@@ -239,7 +239,12 @@ class Registry:
         if not version.run:
             return None
         with self.asked(), tempfile.TemporaryDirectory() as folder:
-            files = [file.path for file in self.client.list_artifacts(version.run)]
+            try:
+                files = [file.path for file in self.client.list_artifacts(version.run)]
+            except MlflowException as e:
+                if e.error_code in _NOT_THERE:
+                    return None  # Somebody has deleted the run for good.
+                raise
             if SEEN not in files:
                 return None
             path = self.client.download_artifacts(version.run, SEEN, folder)

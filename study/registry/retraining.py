@@ -18,7 +18,7 @@ from ffcad.training import Progress, train
 from study.config import StudyConfig, StudyError
 from study.registry.candidates import Candidate
 from study.registry.given_images import normal_images
-from study.registry.scoring import content, digest
+from study.registry.scoring import content, digest, groups_of
 
 # Of the images that are added, this share calibrates and is never trained on.
 KEPT_OUT = 5
@@ -30,7 +30,7 @@ class Additions:
 
     Attributes:
         trained: those that are trained on.
-        kept_out: a fifth, for calibration.
+        kept_out: a fifth, for calibration; nothing that is nearly the same is trained on.
         left_out: how many are in the study's data, or there twice.
     """
 
@@ -51,7 +51,7 @@ def read_additions(folder: Path, data: CategoryData) -> Additions:
         data: the study's, at the size of the candidate.
 
     Raises:
-        DataError: if it has a defective image, or too few new ones.
+        DataError: if it has a defective image, or too few new ones that differ.
     """
     split = normal_images(folder, data.image_size)
     used = set().union(*(content(s) for s in (data.train, data.select, data.report)))
@@ -62,11 +62,29 @@ def read_additions(folder: Path, data: CategoryData) -> Additions:
             f"--normal-images {folder}: {len(new)} of {len(split)} images are new; at least "
             f"{KEPT_OUT} are needed, one of which calibrates"
         )
-    kept = new[::KEPT_OUT]
+    kept = _fifth(new, groups_of(split))
+    if not kept:
+        raise DataError(
+            f"--normal-images {folder}: too many of the {len(new)} new images are one frame again, "
+            "so none can be kept out; add others"
+        )
     trained = [i for i in new if i not in set(kept)]
     return Additions(
         trained=_part(split, trained), kept_out=_part(split, kept), left_out=len(split) - len(new)
     )
+
+
+def _fifth(new: list[int], groups: np.ndarray) -> list[int]:
+    """A fifth of the images at most, but one; frames that are nearly alike stay together, as one
+    that calibrates would be no new one if the next was trained on."""
+    members: dict[int, list[int]] = {}
+    for i in new:
+        members.setdefault(int(groups[i]), []).append(i)
+    wanted, kept = -(-len(new) // KEPT_OUT), []
+    for group in members.values():
+        if len(kept) + len(group) <= wanted:
+            kept += group
+    return kept
 
 
 def retrain(

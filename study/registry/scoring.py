@@ -49,14 +49,18 @@ class Speed:
 def score(model: FFCAD, split: Split, use_head: bool) -> ScoredImages:
     """What a model says of a split's images, which have its size."""
     scores, maps = predict(model, split.images, use_head=use_head)
-    thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in split.images])
     return ScoredImages(
         scores=scores,
         labels=split.labels,
         maps=maps,
         masks=split.masks,
-        groups=near_duplicates(thumbnails),
+        groups=groups_of(split),
     )
+
+
+def groups_of(split: Split) -> np.ndarray:
+    """(N,) int, the same number for images of a split that are near-duplicates."""
+    return near_duplicates(np.stack([thumbnail(Image.fromarray(i)) for i in split.images]))
 
 
 def at_size(scored: ScoredImages, truth: Split) -> ScoredImages:

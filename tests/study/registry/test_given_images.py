@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffcad.datasets import DataError
+from ffcad.datasets import DataError, load_category
 from study.registry.given_images import gate_images, normal_images, refuse_known
+from study.registry.retraining import read_additions
 from study.registry.scoring import digest
 
 
@@ -68,3 +69,35 @@ def test_images_that_a_model_knows_are_named(folder):
         refuse_known(folder, split, known[:1])
     with pytest.raises(DataError, match=r"7 of 7 .*: (\S+, ){4}\S+ and 2 more; take them out"):
         refuse_known(folder, split, known)
+
+
+def burst(folder, number):
+    """One frame again and again, but for a pixel."""
+    frame = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    for i in range(number):
+        frame[0, 0] = 3 * i
+        Image.fromarray(frame).save(folder / f"burst_{number}_{i}.png")
+
+
+def test_frames_that_are_nearly_alike_calibrate_together_or_not_at_all(tmp_path):
+    data = load_category("synthetic", None, "dial", 32)
+    write(tmp_path / "normal", 8)
+    burst(tmp_path / "normal", 3)
+    burst(tmp_path / "normal", 9)
+    additions = read_additions(tmp_path / "normal", data)
+    assert (len(additions.trained), len(additions.kept_out)) == (16, 4)
+    for number in (3, 9):
+        parts = [
+            sum(f"burst_{number}_" in path for path in part.paths)
+            for part in (additions.trained, additions.kept_out)
+        ]
+        assert sorted(parts) == [0, number]
+    assert additions.contents() == sorted(set(additions.contents()))
+
+
+def test_one_frame_again_and_again_calibrates_nothing(tmp_path):
+    data = load_category("synthetic", None, "dial", 32)
+    (tmp_path / "normal").mkdir()
+    burst(tmp_path / "normal", 9)
+    with pytest.raises(DataError, match="too many of the 9 new images are one frame again"):
+        read_additions(tmp_path / "normal", data)

@@ -8,10 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_models import NAME, Failing, MadeSource, deciding_images, detector, state
+from made_models import (
+    CALIBRATION,
+    CONFIG,
+    NAME,
+    Failing,
+    MadeSource,
+    deciding_images,
+    detector,
+    state,
+)
+from mlflow.models import Model
 
 from ffcad.datasets import DataError
+from ffcad.datasets.records import SIMULATED
 from ffcad.detector import Detector
+from ffcad.model import FFCAD
 from study.machine import machine_in_words
 from study.registry.champions import roll_back
 from study.registry.command import _target
@@ -71,6 +83,12 @@ def test_the_first_version_says_what_it_is(registry):
     assert "gate_checks" not in version.tags
     run = registry.client.get_run(version.run)
     assert (run.info.status, run.data.tags["level"]) == ("FINISHED", "promotion")
+    model = Model.load(
+        registry.client.get_model_version_download_uri(NAME, "1").removeprefix("file://")
+    )
+    assert {"image", "path"} <= set(model.signature.inputs.input_names())
+    assert {"score", "defect", "anomaly_map"} <= set(model.signature.outputs.input_names())
+    assert model.saved_input_example_info is not None
 
 
 def test_a_better_one_becomes_champion_and_the_same_command_changes_nothing(registry, tmp_path):
@@ -426,8 +444,8 @@ from study.registry.promotion import Promotion
 from study.registry.terms import Terms
 from study.registry.mlflow_registry import Registry
 from study.registry.model_files import fetch_detector
-uri, folder, identity, other = sys.argv[1:]
-registry, source = Registry(uri), MadeSource(Path(folder), identity)
+uri, folder, identity, other, skill = sys.argv[1:]
+registry, source = Registry(uri), MadeSource(Path(folder), identity, int(skill))
 made = source.make()
 source.make = lambda: made
 (Path(folder) / identity).touch()
@@ -437,19 +455,30 @@ print(Promotion(source, registry, Terms()).run().verdict)
 """
 
 
-def test_two_promotions_at_once_are_held_one_against_the_other(registry, tmp_path):
-    pairs = (("left", "right"), ("right", "left"))
+def both_at_once(registry, folder, right):
+    """The verdicts of two promotions at once, of a good model and of one with another skill."""
+    sides = (("left", "right", GOOD), ("right", "left", right))
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, registry.uri, str(tmp_path), *pair],
+            [sys.executable, "-c", SCRIPT, registry.uri, str(folder), *map(str, side)],
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for pair in pairs
+        for side in sides
     ]
-    answers = [process.communicate(timeout=500)[0].strip() for process in processes]
-    assert answers == ["passed", "passed"]
+    return [process.communicate(timeout=500)[0].strip() for process in processes]
+
+
+def test_of_two_promotions_at_once_the_worse_one_loses(registry, tmp_path):
+    assert both_at_once(registry, tmp_path, BAD) == ["passed", "refused"]
+    good, bad = sorted(registry.versions(NAME)[1:], key=lambda version: version.gate)
+    assert (good.gate, good.aliases) == ("passed", CHAMPION)
+    assert (bad.gate, bad.aliases) == ("refused", CHALLENGER)
+
+
+def test_two_promotions_at_once_are_held_one_against_the_other(registry, tmp_path):
+    assert both_at_once(registry, tmp_path, GOOD) == ["passed", "passed"]
     # Not both against the first one: the later one against the winner of the two.
     assert state(registry.uri) == {
         1: ("first", (), ""),
@@ -490,3 +519,84 @@ def test_a_champion_goes_to_another_registry_and_is_held_against_the_one_there(
     assert (refused.verdict, refused.champion, refused.version) == ("refused", False, 2)
     assert refused.checks[0].text.endswith("give --gate-data")
     assert copy(force="staging has shown it").champion
+    assert there.champion(NAME).tags["copied_gate"] == "passed"
+    # A champion that its own registry forced is told from others there.
+    promote(registry, tmp_path, "third", BAD, force="it is for the fair")
+    assert copy(force="so it is").champion
+    tags = there.champion(NAME).tags
+    assert (tags["copied_gate"], tags["force_reason"]) == ("forced", "so it is")
+    assert tags["copied_force_reason"] == "it is for the fair"
+
+
+def test_a_version_with_other_files_is_another_copy(registry, tmp_path):
+    version = registry.champion(NAME)
+    other = dataclasses.replace(version, tags=version.tags | {"detector_digest": "0" * 16})
+    one, two = (FromRegistry(v, registry, tmp_path, Terms()).identity for v in (version, other))
+    assert one != two
+
+
+def test_a_champion_whose_run_is_deleted_for_good_is_replaced_by_force(registry, tmp_path):
+    version = registry.champion(NAME)
+    registry.client.delete_run(version.run)
+    registry.client._tracking_client.store._hard_delete_run(version.run)
+    assert registry.seen_images(version) is None
+    done = promote(registry, tmp_path, "next")
+    assert (done.verdict, done.champion) == ("refused", False)
+    assert "it is not known what champion version 1 was made of" in done.checks[0].text
+    assert promote(registry, tmp_path, "next", force="the old one is lost").champion
+
+
+def test_a_roll_back_makes_way_for_a_promotion_that_came_first(registry, tmp_path, monkeypatch):
+    promote(registry, tmp_path, "next")
+    champion, tag = registry.champion(NAME), registry.tag
+
+    def tag_and_lose(version, tags):
+        done = tag(version, tags)
+        if "champions_before" in tags or version.number == 1:
+            registry.point("champion", registry.version(NAME, 1))
+        return done
+
+    monkeypatch.setattr(registry, "tag", tag_and_lose)
+    with pytest.raises(RegistryError, match="changed meanwhile, from version 2 to 1; nothing was"):
+        roll_back(registry, NAME, "too slow")
+    assert "rolled_back" not in registry.version(NAME, champion.number).tags
+
+
+def test_a_champion_is_rolled_back_for_good_whose_last_word_was_lost(registry, tmp_path):
+    registry.client = Failing(registry.client, "set_registered_model_alias", before=False)
+    with pytest.raises(RegistryError):
+        promote(registry, tmp_path, "next")
+    registry = Registry(registry.uri)
+    assert state(registry.uri)[2] == ("pending", CHAMPION, "1")
+    roll_back(registry, NAME, "too slow")
+    assert state(registry.uri) == {1: ("first", CHAMPION, ""), 2: ("passed", (), "1")}
+    assert not promote(registry, tmp_path, "next").champion
+
+
+class LargerSource(MadeSource):
+    """Of a model that sees larger images than the champion; their defects are simulated, or not."""
+
+    simulated = False
+
+    def deciding_images(self, image_size):
+        images = deciding_images(image_size)
+        if not self.simulated:
+            return images
+        types = [SIMULATED if label else "good" for label in images.labels]
+        return dataclasses.replace(images, defect_types=types)
+
+    def make(self):
+        larger = FFCAD(dataclasses.replace(CONFIG, image_size=64))
+        images, one = deciding_images(64), Detector(larger, CALIBRATION, use_head=True)
+        scored = dataclasses.replace(super().make().scored, labels=images.labels)
+        scored = dataclasses.replace(scored, maps=images.masks.astype("f"), masks=images.masks)
+        return dataclasses.replace(super().make(), detector=one, scored=scored)
+
+
+def test_models_of_two_sizes_are_compared_on_real_defects_alone(registry, tmp_path):
+    source = LargerSource(tmp_path, "next")
+    assert Promotion(source, registry, Terms()).run(dry_run=True).verdict == "passed"
+    source.simulated = True
+    done = Promotion(source, registry, Terms()).run(dry_run=True)
+    assert done.verdict == "refused"
+    assert "sees images of 32 pixels and the model of 64" in done.checks[-1].text
