@@ -13,6 +13,7 @@ import pytest
 from made_models import other_process
 from PIL import Image
 
+from ffcad.datasets import load_category
 from study.__main__ import main
 from study.config import StudyError
 from study.fits import Fit
@@ -21,6 +22,7 @@ from study.ledger import FINISHED
 from study.machine import machine_in_words
 from study.question import ask
 from study.registry.candidates import candidates
+from study.registry.card import CHOSEN_ON_REPORTED
 from study.registry.command import REFUSED_CODE, own_folders
 from study.registry.from_fit import FromFit
 from study.registry.mlflow_registry import Registry
@@ -142,6 +144,56 @@ def test_a_study_is_promoted_refused_forced_copied_and_rolled_back(promote, trai
     assert "best F1 on 18 defective and 12 normal images" in versions[1]["description"]
     code, out, _ = promote(*second)
     assert (code, "--force REASON makes it so again" in " ".join(out.split())) == (0, True)
+
+
+def write_images(folder, split, shift):
+    """A split's images as a folder for `--gate-data`, a little darker or lighter."""
+    for i in range(len(split)):
+        kind = split.defect_types[i]
+        pixels = np.clip(split.images[i].astype(int) + shift, 0, 255).astype(np.uint8)
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / f"{i}.png")
+        if split.labels[i]:
+            masks = folder / "ground_truth" / kind
+            masks.mkdir(parents=True, exist_ok=True)
+            mask = (np.asarray(split.masks[i]) > 0).astype(np.uint8) * 255
+            Image.fromarray(mask).save(masks / f"{i}_mask.png")
+
+
+@pytest.mark.slow
+def test_images_that_are_given_decide_if_they_made_no_model(promote, trained, tmp_path):
+    data = load_category("synthetic", None, "dial", 32, select_on="holdout")
+    write_images(tmp_path / "new", data.report, 1)
+    write_images(tmp_path / "known", data.select, 0)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    at = ("--tracking-uri", uri, "--gate-data")
+    code, _, err = promote("tiny", "--configuration", "trial 0", *at, str(tmp_path / "known"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--gate-data" in err
+    code, out, err = promote("tiny", "--configuration", "trial 0", *at, str(tmp_path / "new"))
+    assert (code, err) == (0, ""), (out, err)
+    code, out, _ = promote("tiny", "--configuration", "trial 1", *at, str(tmp_path / "new"))
+    version = Registry(uri).version(MODEL, 2)
+    normal = int((~data.report.labels).sum())
+    assert version.tags["gate_images"].startswith(f"{tmp_path / 'new'}: {normal} normal, ")
+    assert "without masks" not in version.tags["gate_images"]
+    assert {"gate_image_auroc", "gate_pixel_ap"} <= version.tags.keys()
+    assert code in (0, REFUSED_CODE)
+
+
+@pytest.mark.slow
+def test_what_a_study_under_paper_chose_is_promoted_by_force_only(
+    promote, trained, make_context, tmp_path
+):
+    train(trained, make_context, "--study papers --select-on paper", ("adamw",))
+    at = ("--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    code, out, _ = promote("papers", *at)
+    assert code == REFUSED_CODE
+    assert " ".join(CHOSEN_ON_REPORTED.split()) in " ".join(out.split())
+    assert Registry(at[1]).champion(MODEL) is None
+    code, _, _ = promote("papers", *at, "--force", "for the demonstration")
+    assert code == 0
+    assert Registry(at[1]).champion(MODEL).tags["force_reason"] == "for the demonstration"
 
 
 @pytest.mark.slow
