@@ -28,7 +28,7 @@ NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad
 
 
 def main() -> None:
-    """Starts MLflow's server, looks at four of its pages, and ends it."""
+    """Starts MLflow's server, looks at five of its pages, and ends it."""
     parser = argparse.ArgumentParser(description="Makes the pictures of docs/mlflow.md anew.")
     parser.add_argument("--mlflow", default="sqlite:///runs/mlflow.db", metavar="URI")
     parser.add_argument("--study", default="parts", metavar="NAME")
@@ -103,7 +103,7 @@ def look(page: Page, address: str, client: MlflowClient, experiment: str, out: P
     metrics.fill("objective")
     metrics.press("Enter")
     metrics.press("Escape")
-    save("compare", 1300, page.get_by_text("Comparing"))
+    save("compare", 1750, page.get_by_text("Comparing"))
 
     fit = runs("fit")[0].info.run_id
     page.goto(f"{address}/experiments/{experiment}/runs/{fit}/artifacts/worst.png")
@@ -111,6 +111,8 @@ def look(page: Page, address: str, client: MlflowClient, experiment: str, out: P
 
     promoted = [run.info.run_id for run in runs("promotion") if run.data.tags["category"] == "wood"]
     version = client.search_model_versions(f"run_id = '{promoted[-1]}'")[0]
+    page.goto(f"{address}/models/{version.name}")
+    save("model", 1500, page.get_by_text("@ champion"))
     page.goto(f"{address}/models/{version.name}/versions/{version.version}")
     save("version", 660, page.get_by_text("Inspects"))
 

@@ -219,6 +219,8 @@ def _card(
         "input": {"name": INPUT, "is": TAKES[args.input], "S": config.image_size},
         "outputs": {OUTPUTS[0]: "(N,) float32", OUTPUTS[1]: "(N, S, S) float32"},
         "colours": "RGB; the graph normalises them",
+        "resized": "the whole image to S x S by Pillow's BILINEAR, which averages over all pixels "
+        "where it shrinks; a filter that does not gives other scores, and the thresholds are off",
         "map": "segmentation head" if predictor.use_head else "feature discrepancy",
         "score": f"mean of the map's {config.image_score_pixels} highest values",
         "config": config.to_dict(),

@@ -87,7 +87,7 @@ class Card:
             ("costs measured on", speed.machine),
             ("one image", f"{speed.latency_ms:.1f} ms"),
             ("in batches", f"{speed.images_per_second:.1f} images a second"),
-            ("peak memory", f"{speed.peak_memory_mb:.0f} MB"),
+            ("peak memory, all that promoting takes", f"{speed.peak_memory_mb:.0f} MB"),
             ("size", f"{size_mb:.1f} MB"),
             ("digest of the data", fit.inputs["data"]),
             ("frozen encoder", fit.configuration["encoder_weights"]),
