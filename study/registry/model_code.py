@@ -194,12 +194,16 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("image", "path"):
         cells = frame[name] if name in frame else [None] * len(frame)
         rows[name] = pd.Series(list(cells), index=frame.index, dtype=object)
-    if len(rows) == 1 and isinstance(rows["image"].iloc[0], list):
+    if len(rows) == 1:
         # MLflow makes one row of {"inputs": {"image": [text, text]}}.
-        texts = rows["image"].iloc[0]
-        if texts and all(isinstance(text, str) for text in texts):
-            return pd.DataFrame({"image": texts, "path": None}, dtype=object)
+        lists = {name: rows[name].iloc[0] for name in rows if _is_texts(rows[name].iloc[0])}
+        if lists and len({len(texts) for texts in lists.values()}) == 1:
+            return pd.DataFrame({name: lists.get(name) for name in rows}, dtype=object)
     return rows
+
+
+def _is_texts(cell: Any) -> bool:
+    return isinstance(cell, list) and bool(cell) and all(isinstance(text, str) for text in cell)
 
 
 def _from_cell(cell: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -307,3 +308,17 @@ def test_a_frame_without_rows_has_an_answer_without_rows(folder, monkeypatch):
     found = model.predict(None, pd.DataFrame({"image": []}))
     assert len(found) == 0
     assert list(found.columns) == ["score", "defect", "anomaly_map", "regions", "error", "drift"]
+
+
+def test_lists_of_texts_are_a_row_for_each():
+    from study.registry.model_code import _rows
+
+    paths, images = ["a.png", "b.png"], ["aaaa", "bbbb"]
+    rows = _rows(pd.DataFrame({"path": [paths]}))
+    assert rows["path"].tolist() == paths
+    assert rows["image"].tolist() == [None, None]
+    # Both are given, so each row has both, which it says of itself.
+    rows = _rows(pd.DataFrame({"path": [paths], "image": [images]}))
+    assert (rows["path"].tolist(), rows["image"].tolist()) == (paths, images)
+    # Of two lengths nobody knows what belongs together.
+    assert len(_rows(pd.DataFrame({"path": [paths], "image": [images[:1]]}))) == 1
