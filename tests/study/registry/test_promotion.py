@@ -410,6 +410,36 @@ def test_whenever_the_registry_dies_the_same_command_completes_it(
         assert outcome(registry) == expected, f"died at writing {n}"
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_whenever_the_registry_dies_the_very_first_version_is_completed(tmp_path, before):
+    """From the experiment and the run on, which a later promotion may find there."""
+    Registry(f"sqlite:///{tmp_path / 'empty.db'}", make=True)
+
+    def fresh(name):
+        shutil.copy(tmp_path / "empty.db", tmp_path / name)
+        return Registry(f"sqlite:///{tmp_path / name}")
+
+    whole = fresh("whole.db")
+    client = whole.client = Failing(whole.client, None, before)
+    promote(whole, tmp_path, "first")
+    expected = state(whole.uri)
+    assert expected == {1: ("first", CHAMPION, "")}
+    assert client.calls >= 10
+    for n in range(client.calls):
+        registry = fresh(f"{n}.db")
+        healthy = registry.client
+        registry.client = Failing(healthy, n, before)
+        with pytest.raises(RegistryError, match="the registry is down"):
+            promote(registry, tmp_path, "first")
+        champion = Registry(registry.uri).champion(NAME)
+        assert champion is None or champion.tags["verdict"] == "first"
+        registry.client = healthy
+        promote(registry, tmp_path, "first")
+        assert state(registry.uri) == expected, f"died at writing {n}"
+        runs = healthy.search_runs([e.experiment_id for e in healthy.search_experiments()])
+        assert [run.data.tags["level"] for run in runs] == ["promotion"], f"died at writing {n}"
+
+
 def test_whenever_it_is_interrupted_nobody_waits_and_the_same_command_completes_it(
     with_champion, tmp_path
 ):
