@@ -51,7 +51,7 @@ def search_answer(results: StudyResults) -> list[Text]:
         texts.append(
             Text(
                 "The best of many is lucky: its select value is too high, and its rank may be "
-                "chance. `--confirm K` fits it and the default again on K fresh seeds."
+                "chance. --confirm K fits it and the default again on K fresh seeds."
             )
         )
     return texts
@@ -160,7 +160,7 @@ def _pareto(results: StudyResults, order: list[ConfigurationResult], latency: bo
     else:
         costs = {trial: model_size(c.config)[1] / 1e9 for trial, c in by_trial.items()}
         cost, unit = "Multiply-accumulates of an image", "billions"
-        where = "Counted, not timed; `--latency` measures the time on the machine that reports."
+        where = "Counted, not timed; --latency measures the time on the machine that reports."
     points = {trial: (costs[trial], c.value) for trial, c in by_trial.items()}
     front = front_of(points)
     objective = said_metric(results.config.objective.removeprefix("select_"))

@@ -281,7 +281,7 @@ def test_a_search_is_advised_to_be_confirmed_unless_it_is(confirm, tmp_path):
     write_space(space, "Which?", SEARCH=search, FIXED=FIXED)
     finish_search(begin(tmp_path, space, "--confirm", str(confirm)), drawn, lambda *of: 0.5)
     said = texts(report_of(tmp_path))
-    assert ("`--confirm K`" in said) == (not confirm)
+    assert ("--confirm K" in said) == (not confirm)
     assert ("report the figures of study made-confirm" in said) == bool(confirm)
 
 
