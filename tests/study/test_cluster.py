@@ -206,17 +206,24 @@ def test_trials_come_back_from_a_node_that_joined_wrong_and_go_elsewhere(cluster
     assert [len(fit.sittings) for fit in fits] == [1] * 3
 
 
-def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
+@contextlib.contextmanager
+def sitting_of_one_encoder(tmp_path, recipe):
+    """A study that needs one encoder, which is not made yet; with its store and what is needed."""
     space = tmp_path / "one.py"
     space.write_text("'Which?'\nCELLS = {'a': {'global_ratio': 0.25}}\nFIXED = {'ffc_layers': 1}\n")
     with sitting_of(tmp_path, [*TINY, "--space", str(space), *recipe.split()]) as sitting:
         store = EncoderStore(sitting.folder.storage)
         needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
-        needs, _ = encoders_to_make(needs, store)
-        with joined_wrong(cluster, sitting, tmp_path) as (wrong, room, left_out):
-            ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
-            context = make_context(sitting, room)
-            make_encoders(needs, context, (5, 0.0), ending, left_out, Console())
+        yield sitting, store, encoders_to_make(needs, store)[0]
+
+
+def test_encoders_leave_a_node_that_joined_wrong(cluster, recipe, tmp_path):
+    with (
+        sitting_of_one_encoder(tmp_path, recipe) as (sitting, store, needs),
+        joined_wrong(cluster, sitting, tmp_path) as (wrong, room, left_out),
+    ):
+        ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
+        make_encoders(needs, make_context(sitting, room), (5, 0.0), ending, left_out, Console())
     assert left_out.ids == [wrong]
     assert ending.fatal is None
     (record,) = store.read_all(list(needs))[0]
@@ -271,12 +278,7 @@ def test_a_sitting_that_is_to_end_waits_for_no_place(cluster, grid, tmp_path):
 
 
 def test_an_encoder_that_waits_for_a_place_holds_up_no_end(cluster, recipe, tmp_path):
-    space = tmp_path / "one.py"
-    space.write_text("'Which?'\nCELLS = {'a': {'global_ratio': 0.25}}\nFIXED = {'ffc_layers': 1}\n")
-    with sitting_of(tmp_path, [*TINY, "--space", str(space), *recipe.split()]) as sitting:
-        store = EncoderStore(sitting.folder.storage)
-        needs = needed_encoders(sitting.space, sitting.inputs, sitting.plan)
-        needs, _ = encoders_to_make(needs, store)
+    with sitting_of_one_encoder(tmp_path, recipe) as (sitting, store, needs):
         room = settled(sitting)
         ending = SimpleNamespace(stopping=threading.Event(), fatal=None)
         left_out = leaving_out(sitting.config, room, Console())
