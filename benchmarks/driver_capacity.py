@@ -1,6 +1,7 @@
 """How many fits one driver can hold: what it spends on each, and where it bends.
 
     python benchmarks/driver_capacity.py --workers 1,2,4,8 --fits 26 --out capacity.json
+    python benchmarks/driver_capacity.py --workers 1,2,4,8 --fits 260 --reuse --alone 13
     python benchmarks/driver_capacity.py --alone 1300
 
 A grid of 13 cells whose fits do everything but train: 40 evaluations of 8 metrics each, as many as
@@ -16,6 +17,9 @@ which does not depend on how many cores the workers have or lack:
               through two numbers of evaluations (--evaluations) tells them apart
     writer    the thread that writes MLflow
     rest      Ray's own threads, which are C++ and need no Python
+
+With --reuse a worker's process does one trial after the other, as no study has it (nothing of a fit
+is to outlive its process). Then fits end so fast that the driver itself bends.
 
 With --alone there is no Ray: fits are handed out, run and told in this process, as many as given,
 so that what grows with the number of trials shows. Medians in milliseconds, of wall time and of the
@@ -36,16 +40,17 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import machinery_speed
 import ray
-from ray import cloudpickle
+from ray import cloudpickle, tune
 from rich.console import Console
 from rich.table import Table
 
@@ -96,8 +101,9 @@ def begin(folder: Path, fits: int, evaluations: int) -> tuple[Any, ...]:
     return config, space, inputs, documents, Ledger(Storage(folder))
 
 
-def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures:
-    """Runs a study; what its driver spent on each fit."""
+def with_ray(folder: Path, workers: int, fits: int, evaluations: int, reuse: bool) -> Figures:
+    """Runs a study; what its driver spent on each fit, and how many ended per minute in its second
+    half, when all workers were there."""
     config, space, inputs, documents, ledger = begin(folder, fits, evaluations)
     ray.init(
         address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
@@ -111,21 +117,17 @@ def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures
             room = Room(workers, 0.0)
             search, context = make_search(sitting, room), make_context(sitting, room)
             fit = machinery_speed.IdleFit
-            tuner = make_tuner(context, search, plan, str(folder), workers, 0.0, fit)
+            with _used_again() if reuse else nullcontext():
+                tuner = make_tuner(context, search, plan, str(folder), workers, 0.0, fit)
             background = Background(config, journal)
             writer: list[float] = []
             background.mirror.sync = _timed(background.mirror.sync, time.thread_time, writer)
             background.mirror.sync(live=True)  # Makes the database.
             writer.clear()
             background.start()
-            started = time.perf_counter(), time.thread_time(), time.process_time()
+            loop, whole = time.thread_time(), time.process_time()
             tuner.fit()
-            wall, loop, whole = (
-                clock() - start
-                for clock, start in zip(
-                    (time.perf_counter, time.thread_time, time.process_time), started, strict=True
-                )
-            )
+            loop, whole = time.thread_time() - loop, time.process_time() - whole
             written = sum(writer)
             unwritten = _unwritten(background.mirror, ledger)
             ended = time.perf_counter()
@@ -134,13 +136,17 @@ def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures
     finally:
         ray.shutdown()
     records, _ = ledger.read_all(ledger.keys())
-    done = sum(record.status == "finished" for record in records)
+    ends = sorted(record.ended for record in records if record.status == "finished")
+    done = len(ends)
     assert done == len(plan.trials), f"{done} of {len(plan.trials)} fits finished"
+    half = ends[done // 2 :]
+    per_second = (len(half) - 1) / (half[-1] - half[0])
     return {
         "workers": workers,
         "fits": done,
         "evaluations": evaluations,
-        "fits_per_minute": 60 * done / wall,
+        "fits_per_minute": 60 * per_second,
+        "loop_share": per_second * loop / done,
         "loop": loop / done,
         "writer": written / done,
         "rest": (whole - loop - written) / done,
@@ -148,6 +154,18 @@ def with_ray(folder: Path, workers: int, fits: int, evaluations: int) -> Figures
         "unwritten": unwritten,
         "behind": behind,
     }
+
+
+@contextmanager
+def _used_again() -> Iterator[None]:
+    """Meanwhile a tuner is made whose processes do one trial after the other."""
+    make = tune.TuneConfig
+
+    def again(**named: Any) -> tune.TuneConfig:
+        return make(**named | {"reuse_actors": True})
+
+    with mock.patch.object(tune, "TuneConfig", again):
+        yield
 
 
 def _timed(call: Callable, clock: Callable[[], float], seconds: list[float]) -> Callable:
@@ -244,13 +262,14 @@ def show_alone(parts: Parts, console: Console) -> None:
 def show_ray(figures: list[Figures], console: Console) -> None:
     """Prints what was measured, by number of workers and evaluations."""
     table = Table(
-        "workers", "evaluations", "fits", "fits / min", "loop, ms per fit", "writer", "rest",
+        "workers", "evaluations", "fits", "fits / min", "loop, % of a core", "loop, ms per fit",
+        "writer", "rest",
         "record, ms each", "unwritten at the end", "s to write them",
     )  # fmt: skip
     for found in figures:
         table.add_row(
             f"{found['workers']}", f"{found['evaluations']}", f"{found['fits']}",
-            f"{found['fits_per_minute']:.1f}",
+            f"{found['fits_per_minute']:.1f}", f"{100 * found['loop_share']:.0f}",
             *(f"{1e3 * found[name]:.0f}" for name in ("loop", "writer", "rest")),
             f"{1e3 * found['record']:.2f}", f"{found['unwritten']}", f"{found['behind']:.1f}",
         )  # fmt: skip
@@ -301,6 +320,7 @@ def main() -> None:
     parser.add_argument("--evaluations", default="40,160", help="of each fit, in turn")
     parser.add_argument("--fits", type=int, default=26, help="for each number of workers")
     parser.add_argument("--alone", type=int, default=130, help="fits without Ray")
+    parser.add_argument("--reuse", action="store_true", help="one process for many trials")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
     if given.workers and len(set(given.evaluations.split(","))) < 2:
@@ -334,7 +354,7 @@ def main() -> None:
         runs = [(workers, evaluations[0]) for workers in counts]
         runs += [(counts[0], each) for each in evaluations[1:] if counts]
         for workers, each in runs:
-            figures.append(with_ray(folder(), workers, given.fits, each))
+            figures.append(with_ray(folder(), workers, given.fits, each, given.reuse))
             if given.out:
                 given.out.write_text(json.dumps({"ray": figures, "alone": parts}))
     if figures:

@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from drivers import SECONDS, TINY, kill, mlflow_runs, records, run, start, wait_for
 from mlflow import MlflowClient
+from relay import Relay
 
 from study.ledger import Ledger
 from study.storage import Storage
@@ -232,6 +234,43 @@ def test_a_study_on_an_object_store_is_killed_and_goes_on(tmp_path, grid, bucket
         cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS,
     )  # fmt: skip
     assert "nobody runs it" in status.stdout, status.stderr
+
+
+@pytest.mark.proof
+def test_a_minute_without_the_storage_is_waited_out(tmp_path, grid, bucket, monkeypatch):
+    """Nothing listens there: a worker is in the middle of a fit, the driver holds its lease."""
+    relay = Relay(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+    ledger = Ledger(Storage(f"{bucket}/{tmp_path.name}"))
+    flags = [*grid, "--storage", ledger.storage.where, "--set", "head_iterations=120"]
+
+    def fits():
+        return ledger.read_all(ledger.keys())[0]
+
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{relay.port}")
+        process = start(tmp_path, *flags, "--max-concurrent", "1")
+    try:
+        wait_for(lambda: any(fit.iteration >= 8 for fit in fits()), process)
+        relay.leave()
+        began = {fit.key: fit.iteration for fit in fits()}
+        time.sleep(60)
+        assert process.poll() is None, process.communicate()[0]
+        assert {fit.key: fit.iteration for fit in fits()} == began
+        relay.come_back()
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        kill(process)
+    assert process.returncode == 0, output
+    text = " ".join(output.split())
+    assert "Waiting for the storage, 2 minutes at most" in text
+    assert "The storage answers again, after 6" in text
+    steps = list(range(4, 125, 4))
+    assert [fit.status for fit in fits()] == ["finished"] * 2
+    for fit in fits():
+        # Nobody took it up: its own worker has gone on with it.
+        assert len(fit.sittings) == 1
+        assert [entry["iteration"] for entry in fit.history] == steps
+    assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
 
 
 def test_a_server_that_comes_late_gets_everything(tmp_path, grid):
