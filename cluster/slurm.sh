@@ -43,9 +43,11 @@ export FFCAD_CACHE=$FFCAD_LOCAL/decoded
 # Since Slurm 22.05 `srun` does not take it from the job.
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 resources="--num-cpus=$SLURM_CPUS_PER_TASK --num-gpus=${SLURM_GPUS_ON_NODE:-0}"
+# However long that takes; then Ray has its time to start.
+[ -z "${FFCAD_DATA:-}" ] || srun --nodes="${#machines[@]}" --ntasks="${#machines[@]}" \
+    bash -c 'python -m study.staging "$FFCAD_DATA" "$FFCAD_LOCAL/data"'
 # What each machine does; its arguments are those of `ray start`.
-start='test -z "${FFCAD_DATA:-}" || python -m study.staging "$FFCAD_DATA" "$FFCAD_LOCAL/data"
-    until test "$1" = --head || ray health-check --address=$RAY_ADDRESS; do sleep 2; done
+start='until test "$1" = --head || ray health-check --address=$RAY_ADDRESS; do sleep 2; done
     exec env -u RAY_ADDRESS ray start --block --object-store-memory=500000000 "$@"'
 
 # shellcheck disable=SC2086

@@ -19,6 +19,7 @@ from study.config import AUTO, StudyConfig, StudyError
 from study.failures import last_line
 from study.gpu_memory import begin_measuring, keep_peak, kept_peak, largest_configuration
 from study.left_out import LeftOut, selector
+from study.machine import code_environment
 from study.nodes import LOOK_SECONDS, Node, alive_nodes, ask_nodes, demands_of
 from study.packing import (
     Peak,
@@ -88,9 +89,18 @@ def settle(sitting: Sitting, console: Console, stopping: Callable[[], bool]) -> 
         answers = ask_nodes(demands, nodes, stopping)
     if stopping():
         return None
+    console.print(f"All nodes have {_code()}.", highlight=False)
     kinds = {tuple(gpu): node for node, answer in answers.items() for gpu in answer["gpus"]}
     room = Room(0, room.gpus, demands, frozenset(answers))
     return _with_share(sitting, console, stopping, room, kinds, full_grown)
+
+
+def _code() -> str:
+    """The code that this machine has. Only the user knows whether it is what he has edited."""
+    code = code_environment()
+    if code["git_sha"] is None:
+        return "the same code, of no git revision"
+    return f"revision {code['git_sha'][:7]} of the code{', edited' * code['git_dirty']}"
 
 
 def fitting_nodes(cpus: int, gpus: float) -> list[Node]:

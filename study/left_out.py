@@ -40,6 +40,14 @@ class LeftOut:
         and go."""
         self._seen |= self._alive()
 
+    def is_there(self, node: str) -> bool:
+        """Whether a node still is part of the cluster.
+
+        Args:
+            node: the id of one that a trial had its place on.
+        """
+        return node in self._alive()
+
     def add(self, node: str, why: str) -> str | None:
         """Leaves a node out.
 

@@ -7,6 +7,7 @@ measured peak, and torch is told not to take more.
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -148,7 +149,8 @@ def concurrency(config: StudyConfig, nodes: list[Resources]) -> tuple[int, float
 
 
 def keep_to_share(gpus: float) -> None:
-    """Has torch refuse this process more of its GPU's memory than its share.
+    """Has torch refuse this process more of its GPU's memory than its share, and any GPU without
+    one, which Ray itself would leave visible. Before CUDA is used.
 
     So a fit that needs more than was thought runs out of memory itself, and none of its neighbours
     does.
@@ -156,6 +158,8 @@ def keep_to_share(gpus: float) -> None:
     Args:
         gpus: of the trial.
     """
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not 0 < gpus < 1 or not torch.cuda.is_available():
         return
     total = torch.cuda.get_device_properties(0).total_memory

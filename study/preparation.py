@@ -22,6 +22,7 @@ from study.ledger import FAILED, FINISHED
 from study.left_out import LeftOut, selector
 from study.nodes import check_this_node, wrong_node
 from study.outages import Outages, waiting_out
+from study.packing import keep_to_share
 from study.reports import FATAL, WHY, WRONG_NODE
 from study.storage import Storage, StorageError
 from study.trainable import DriverWatch
@@ -61,6 +62,7 @@ def make_encoder(context: StudyContext, need: EncoderNeed, again: bool) -> dict[
     """
     os.environ.pop("MLFLOW_RUN_ID", None)
     torch.set_num_threads(context.study.cpus_per_trial)
+    keep_to_share(math.ceil(context.study.gpus_per_trial or 0))
     try:
         with _deaf_to_cancelling(), waiting_out(Outages(logger.warning)):
             check_this_node(context)

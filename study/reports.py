@@ -6,8 +6,8 @@ from typing import Any
 
 from study.ledger import FAILED, FINISHED, STOPPED
 
-# Heartbeats have a fraction only.
-OBJECTIVE, RUNG, FINAL, FRACTION = "objective", "rung", "final", "fraction"
+# Heartbeats have a fraction and the id of the node only.
+OBJECTIVE, RUNG, FINAL, FRACTION, NODE = "objective", "rung", "final", "fraction", "node"
 # How a trial ends without an objective: its configuration cannot work; it was left off, to be gone
 # on with; nothing can be kept any more.
 ERROR, INTERRUPTED, FATAL = "error", "interrupted", "fatal"

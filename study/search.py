@@ -29,6 +29,7 @@ from study.reports import (
     FRACTION,
     INTERRUPTED,
     MORE_GPU,
+    NODE,
     OBJECTIVE,
     RUNG,
     WHY,
@@ -39,7 +40,7 @@ from study.spaces import Space
 from study.storage import StorageError
 from study.trials import RETIRED, Case, TrialRecord, new_trial
 from study.untried_points import draw_untried
-from study.worker_deaths import MOST_LOSSES, WorkerDeaths
+from study.worker_deaths import Comebacks, Crash, WorkerDeaths
 
 LEFT_OFF = (
     "a worker left off because it had heard nothing of this driver for three minutes: the storage "
@@ -94,7 +95,7 @@ class OptunaSearch(Searcher):
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self.space, self.cases_of, self.write, self.is_taken = space, cases_of, write, is_taken
-        self.counted, self.new, self.retries, self.gpus = counted, new, retries, gpus
+        self.counted, self.new, self.gpus = counted, new, gpus
         self.left_out = LeftOut() if left_out is None else left_out
         self.records = {record.number: record for record in trials}
         # With the same seed at every sitting, a resumed study would suggest its first draws again.
@@ -105,9 +106,7 @@ class OptunaSearch(Searcher):
         self.waiting = undecided if waiting is None else list(waiting)
         self.running: dict[str, Asked] = {}
         self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
-        # Of a trial whose workers died: of each, whether it was surely for lack of memory.
-        self.crashes: dict[int, list[bool]] = {}
-        self.losses: dict[int, tuple[float, int]] = {}
+        self.comebacks = Comebacks(retries, self.left_out.is_there)
         self.fractions: dict[int, float] = {}
         self.exhausted = False
         self.stopping = threading.Event()
@@ -153,6 +152,7 @@ class OptunaSearch(Searcher):
         again, from its fits' records.
         """
         asked, value = self.running[trial_id], result.get(OBJECTIVE)
+        asked.node = result.get(NODE, asked.node)
         self.fractions[asked.number] = result.get(FRACTION, 0.0)
         if value is None or not math.isfinite(value):
             return
@@ -189,27 +189,19 @@ class OptunaSearch(Searcher):
             return
         changes = outcome(result)
         if error or not result:
-            if self.deaths.lost_its_node(trial_id) and self._may_lose_another(asked, reached):
-                self._come_back(asked)
-                return
-            crashes = self.crashes.setdefault(asked.number, [])
-            crashes.append(self.deaths.lacked_memory(trial_id))
-            if len(crashes) <= self.retries:
+            crash = Crash(asked.node, self.deaths.lacked_memory(trial_id))
+            lost = self.deaths.lost_its_node(trial_id)
+            if (lost and self.comebacks.after_loss(asked.number, reached)) or (
+                self.comebacks.after_crash(asked.number, crash)
+            ):
                 self._come_back(asked)
                 return
             # For memory it is the configuration's own, and would be again at the next sitting.
-            changes = {"state": FAILED, "error": self.deaths.reason(any(crashes))}
-            changes |= {"ended": time.time(), "machine_failed": not any(crashes)}
+            memory = self.comebacks.lacked_memory(asked.number)
+            changes = {"state": FAILED, "error": self.deaths.reason(memory)}
+            changes |= {"ended": time.time(), "machine_failed": not memory}
         record = dataclasses.replace(self.records[asked.number], **changes)
         tell(self.study, asked.trial, self._keep(record))
-
-    def _may_lose_another(self, asked: "Asked", reached: float) -> bool:
-        """Counts the nodes that were lost under a trial without its getting any further: one that
-        brings its machines down must not do so for ever."""
-        furthest, losses = self.losses.get(asked.number, (-1.0, 0))
-        losses = 1 if reached > furthest else losses + 1
-        self.losses[asked.number] = max(reached, furthest), losses
-        return losses <= MOST_LOSSES
 
     def _one_waits_for_room(self) -> bool:
         """Whether a trial that came back for a larger share of a GPU waits until trials of this
@@ -288,8 +280,10 @@ class OptunaSearch(Searcher):
 
 @dataclass
 class Asked:
-    """An Optuna trial that Tune runs: the number of its record, and the rungs it has passed."""
+    """An Optuna trial that Tune runs: the number of its record, the rungs it has passed, and the id
+    of the node that it last gave a sign of life from."""
 
     number: int
     trial: Trial
     rungs: set[int]
+    node: str | None = None

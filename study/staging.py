@@ -34,7 +34,9 @@ def stage(source: str, target: Path) -> list[str]:
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(target / ".staging.lock"):
             entries = fs.ls(root, detail=True)
-            names = {Path(entry["name"]).name: entry["name"] for entry in entries}
+            places = [entry["name"].rstrip("/") for entry in entries]
+            # A folder that was made in a web console is an object of its own name.
+            names = {Path(place).name: place for place in places if place != root.rstrip("/")}
             missing = [name for name in sorted(names) if not (target / name).exists()]
             for name in missing:
                 part = target / f".{name}.part"

@@ -17,7 +17,7 @@ from study.failures import WrongNode, lacks_memory
 from study.fits import Fit
 from study.lease_holders import STALE_SECONDS, Follower
 from study.ledger import BEGUN, FAILED, FINISHED
-from study.nodes import check_this_node, wrong_node
+from study.nodes import check_this_node, this_node, wrong_node
 from study.outages import LIMIT_SECONDS, Outages, waiting_out
 from study.packing import gpus_of_trial, keep_to_share, larger_share
 from study.reports import (
@@ -27,6 +27,7 @@ from study.reports import (
     FRACTION,
     INTERRUPTED,
     MORE_GPU,
+    NODE,
     OBJECTIVE,
     RUNG,
 )
@@ -145,14 +146,14 @@ def _fit_and_report(fit: Fit, watch: DriverWatch, before: int, cases: int) -> No
         before: cases that the trial has finished.
         cases: of the trial.
     """
-    last_report, passed = time.monotonic(), 0
+    last_report, passed, node = time.monotonic(), 0, this_node()
     # Closed, because leaving off in the middle writes a checkpoint and gives the lease back.
     with contextlib.closing(fit.run()) as run:
         for progress in run:
             if progress and progress.final:
                 continue
             done = progress.iteration / progress.iterations if progress else 0.0
-            alive = {FRACTION: (before + done) / cases}
+            alive = {FRACTION: (before + done) / cases, NODE: node}
             if cases == 1 and progress and progress.metrics is not None:
                 passed, last_report = _report_rungs(fit, passed, alive), time.monotonic()
             if time.monotonic() - last_report > HEARTBEAT_SECONDS:
@@ -165,7 +166,7 @@ def _fit_and_report(fit: Fit, watch: DriverWatch, before: int, cases: int) -> No
         _report_rungs(fit, passed, {FRACTION: 1.0})
 
 
-def _report_rungs(fit: Fit, passed: int, alive: dict[str, float]) -> int:
+def _report_rungs(fit: Fit, passed: int, alive: dict[str, Any]) -> int:
     """Reports the rungs after the last one that was passed, but the end; returns the last one now.
 
     From the record: Ray has forgotten those of an earlier sitting.

@@ -1,6 +1,10 @@
-"""What Tune knows of a trial: whether it has a place, and why its worker died."""
+"""What Tune knows of a trial, whether it has a place and why its worker died, and whether it comes
+back then."""
 
 import contextlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +76,59 @@ class WorkerDeaths(Callback):
                 if trial.trial_id == trial_id and trial.error_file:
                     return Path(trial.error_file).read_text()
         return ""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A worker that died, by itself as far as Ray knows.
+
+    Attributes:
+        node: the id of the one that it last gave a sign of life from, if it gave any.
+        memory: whether Ray killed it because the machine's memory was nearly full.
+    """
+
+    node: str | None
+    memory: bool
+
+
+class Comebacks:
+    """Decides which trials come back whose workers died.
+
+    Args:
+        retries: how often one does whose worker crashed.
+        is_there: whether a node, by its id, still is part of the cluster.
+    """
+
+    def __init__(self, retries: int, is_there: Callable[[str], bool]) -> None:
+        self._retries, self._is_there = retries, is_there
+        self._crashes: defaultdict[int, list[Crash]] = defaultdict(list)
+        self._losses: dict[int, tuple[float, int]] = {}
+
+    def after_loss(self, trial: int, reached: float) -> bool:
+        """Counts the nodes that were lost under a trial without its getting any further: one that
+        brings its machines down must not do so for ever.
+
+        Args:
+            trial: its number.
+            reached: the fraction of it that was done.
+        """
+        furthest, losses = self._losses.get(trial, (-1.0, 0))
+        losses = 1 if reached > furthest else losses + 1
+        self._losses[trial] = max(reached, furthest), losses
+        return losses <= MOST_LOSSES
+
+    def after_crash(self, trial: int, crash: Crash) -> bool:
+        """Counts a trial's crashes, but for those, as many as `MOST_LOSSES`, whose machine is no
+        more: one that is shut down in good order ends its workers some seconds before Ray misses
+        it, which is known when the next worker dies."""
+        self._crashes[trial].append(crash)
+        crashes = self._crashes[trial]
+        gone = sum(c.node is not None and not self._is_there(c.node) for c in crashes)
+        return len(crashes) - min(gone, MOST_LOSSES) <= self._retries
+
+    def lacked_memory(self, trial: int) -> bool:
+        """Whether one of its workers was killed for lack of memory."""
+        return any(crash.memory for crash in self._crashes[trial])
 
 
 def _kills() -> int:

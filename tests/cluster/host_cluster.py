@@ -21,12 +21,14 @@ TRACKING = f"http://{SERVER}"
 TOKEN = "0123456789abcdef" * 4
 # Of MLflow's admin, who no machine of a study is.
 ADMIN, PASSWORD = "admin", "correct-horse-battery"
+DATABASE_PASSWORD = "for-these-hosts-alone"
 # MLflow's extra for passwords; without it the server is tried without one.
 HAS_PASSWORDS = importlib.util.find_spec("flask_wtf") is not None
 # What the shells of MLflow's host have.
 DATABASE = "postgresql+psycopg2://mlflow@127.0.0.1"
 SERVICES = (
     f"export PATH=~/{hosts.ENVIRONMENT}/bin:$PATH MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
+    f"PGPASSWORD={DATABASE_PASSWORD} "
     f"MLFLOW_BACKEND_STORE_URI={DATABASE}/mlflow MLFLOW_WORKERS=1 "
     f"MLFLOW_AUTH_DATABASE_URI={DATABASE}/mlflow_auth MLFLOW_LISTEN=0.0.0.0 "
     f"MLFLOW_ARTIFACTS_DESTINATION={hosts.SHARED}/mlartifacts "
@@ -153,6 +155,11 @@ class Cluster:
             command = "mlflow server --host 0.0.0.0 --workers 1"
         return self.start("services", f"{SERVICES}; exec {command} >> /tmp/mlflow.log 2>&1")
 
+    def stop_mlflow(self):
+        """Ends it without a word, and what it started."""
+        self.type("services", "pkill -KILL -f '[m]lflow'; pkill -KILL -f '[u]vicorn'", None)
+        assert "200 OK" not in self.mlflow_says("health")
+
     def _make_user(self):
         """The lines of a study's environment that let it write to MLflow's server."""
         if not HAS_PASSWORDS:
@@ -167,9 +174,10 @@ class Cluster:
         shutil.copy(ROOT / "cluster/services/databases.sql", self.folder / "services" / "root")
         self.type(
             "services",
-            "install -d -o postgres /tmp/postgres && cd /tmp/postgres && "
-            f"{user} {binaries}/initdb -D data -A trust -U mlflow --no-sync -E UTF8 --locale=C && "
-            f"{user} {binaries}/pg_ctl -D data -l log -w start "
+            f"{SERVICES}; install -d -o postgres /tmp/postgres && cd /tmp/postgres && "
+            "echo $PGPASSWORD > password && "
+            f"{user} {binaries}/initdb -D data -A scram-sha-256 --pwfile=password -U mlflow "
+            f"--no-sync -E UTF8 --locale=C && {user} {binaries}/pg_ctl -D data -l log -w start "
             "-o '-c listen_addresses=127.0.0.1 -c fsync=off -k /tmp/postgres' && "
             "createdb -h 127.0.0.1 -U mlflow mlflow && "
             "psql -q -h 127.0.0.1 -U mlflow -v ON_ERROR_STOP=1 mlflow < ~/databases.sql",

@@ -1,6 +1,7 @@
 """The ways to get machines: each by its system's own schema, all alike in what they share."""
 
 import copy
+import os
 import re
 import shlex
 import subprocess
@@ -123,8 +124,13 @@ def test_the_launchers_files_differ_in_machines_only(path):
     config, gpu = load(path), gpu_file()
     for key in ("file_mounts", "rsync_exclude", "worker_start_ray_commands"):
         assert config[key] == gpu[key], key
-    shell = [c for c in config["setup_commands"] if ".ffcad/shell" in c]
-    assert shell == [c for c in gpu["setup_commands"] if ".ffcad/shell" in c]
+    shared = (".ffcad/shell", "tmux.conf", "rev-list")
+    commands, gpu_commands = (
+        [c for c in each["setup_commands"] if any(word in c for word in shared)]
+        for each in (config, gpu)
+    )
+    assert sorted(commands) == sorted(gpu_commands)
+    assert len(commands) == 4
     # Only of more than one kind of machine one is chosen.
     start, gpu_start = (
         re.sub(r"RAY_AUTOSCALER_UTILIZATION_SCORER=\S+ ", "", c["head_start_ray_commands"][-1])
@@ -182,6 +188,66 @@ def test_the_shell_of_ray_submit_has_the_cluster_and_the_addresses(path, tmp_pat
     assert got["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
     assert got["PATH"].startswith(f"{tmp_path}/ffcad-env/bin:")
     assert (tmp_path / ".bashrc").read_text().count("\n") == 1
+
+
+def set_up(path, word, home, **environment):
+    """Runs the one command of the set-up that has a word in it; its exit code."""
+    (command,) = [c for c in load(path)["setup_commands"] if word in c]
+    line = ["bash", "-c", command]
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], **environment}
+    return subprocess.run(line, env=environment, capture_output=True, text=True).returncode
+
+
+@pytest.mark.parametrize("path", LAUNCHED, ids=lambda p: p.name)
+def test_modules_that_the_revision_no_longer_has_go_and_new_ones_stay(path, tmp_path):
+    study = tmp_path / "ffcad-study" / "study"
+    study.mkdir(parents=True)
+
+    def git(*words):
+        options = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *options, *words], cwd=study.parent, check=True)
+
+    for name in ("old", "kept"):
+        (study / f"{name}.py").touch()
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    git("rm", "--quiet", "study/old.py")
+    git("commit", "--quiet", "-m", "second")
+    for name in ("old", "own"):  # As rsync leaves it, and one that is not committed yet.
+        (study / f"{name}.py").touch()
+    assert set_up(path, "rev-list", tmp_path) == 0
+    assert {p.name for p in study.iterdir()} == {"kept.py", "own.py"}
+
+
+def test_own_machines_get_their_packages_anew_when_the_lock_is_another_one(tmp_path):
+    repository, log, programs = (tmp_path / n for n in ("ffcad-study", "log", "programs"))
+    for folder in (repository, programs):
+        folder.mkdir()
+    # Instead of `python3 -m venv`: an environment whose pip only says that it was called.
+    (programs / "python3").write_text(
+        "#!/bin/bash\nmkdir -p ~/ffcad-env/bin\ncat > ~/ffcad-env/bin/pip << 'END'\n#!/bin/bash\n"
+        "echo x >> ~/log; touch ~/ffcad-env/bin/ray; exit $FAILS\nEND\n"
+        "chmod +x ~/ffcad-env/bin/pip\n"
+    )
+    (programs / "python3").chmod(0o755)
+
+    def installed(lock, fails="0"):
+        """How often packages were installed up to now, and how the last time ended."""
+        (repository / "constraints.txt").write_text(lock)
+        (repository / "pyproject.toml").write_text("")
+        path = f"{programs}:{os.environ['PATH']}"
+        code = set_up(CLUSTER / "local.yaml", "pip install", tmp_path, PATH=path, FAILS=fails)
+        return len(log.read_text().split()), code
+
+    assert installed("ray==1", fails="1") == (1, 1)
+    (tmp_path / "ffcad-env" / "bin" / "ray").chmod(0o755)  # It broke off after this one.
+    assert installed("ray==1") == (2, 0)
+    assert installed("ray==1") == (2, 0)
+    assert installed("ray==2") == (3, 0)
+    # One of the user's own is left as it is.
+    (tmp_path / "ffcad-env" / "installed").unlink()
+    assert installed("ray==3") == (3, 0)
 
 
 def test_every_command_is_a_shells():

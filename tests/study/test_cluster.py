@@ -130,6 +130,7 @@ def test_a_study_goes_through_on_shares_that_a_measured_peak_gives(cluster, grid
     assert code == 0, output
     # Two fits find room in 16 GB with 5 GB and head room each, on each of two GPUs.
     assert "4 trials at once, 1 core and 0.5 GPU each" in output
+    assert "All nodes have revision " in output
     done = records(tmp_path)
     assert [r["status"] for r in done.values()] == ["finished"] * 3
     assert {r["sittings"][-1]["gpus"] for r in done.values()} == {0.5}

@@ -42,7 +42,7 @@ SPACE = checked(
 class Study:
     """A search and the records that it wrote, without Ray."""
 
-    def __init__(self, trials=(), space=SPACE, seed=0, retries=0, gpus=0.25):
+    def __init__(self, trials=(), space=SPACE, seed=0, retries=0, gpus=0.25, left_out=None):
         self.written = {trial.number: trial for trial in trials}
         self.search = OptunaSearch(
             space,
@@ -52,6 +52,7 @@ class Study:
             seed=seed,
             retries=retries,
             gpus=gpus,
+            left_out=left_out,
         )
         self.tunes = []
         self.search.deaths.on_step_begin(0, self.tunes)
@@ -567,6 +568,26 @@ def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
     assert study.trials[0].state == "failed"
     assert study.trials[0].machine_failed
     assert study.optuna[0].state == TrialState.FAIL
+
+
+def test_a_worker_that_died_with_its_machine_is_no_retry_once_that_is_missed(tmp_path):
+    died, alive = tmp_path / "died.txt", {"n1", "n2", "n3", "n4"}
+    died.write_text("The actor is dead because its worker process has died.")
+    study = Study(retries=1, left_out=LeftOut(alive=lambda: alive))
+
+    def crash(trial_id, node):
+        study.search.suggest(trial_id)
+        study.search.on_trial_result(trial_id, {"fraction": 0.1, "node": node})
+        study.of_tune(trial_id, "ERROR", died)
+        study.search.on_trial_complete(trial_id, None, error=True)
+        return study.trials[0].state
+
+    # Each machine is missed after its worker's death only.
+    for node in ("n1", "n2", "n3"):
+        assert crash(node, node) == "begun"
+        alive.discard(node)
+    # The first one whose machine stays is the retry, the second one too many.
+    assert [crash(trial_id, "n4") for trial_id in "ab"] == ["begun", "failed"]
 
 
 def test_a_trial_that_loses_node_after_node_without_getting_further_has_crashed(tmp_path):
