@@ -1,7 +1,7 @@
 """How many fits one driver can hold: what it spends on each, and where it bends.
 
     python benchmarks/driver_capacity.py --workers 1,2,4,8 --fits 26 --out capacity.json
-    python benchmarks/driver_capacity.py --workers 1,2,4,8 --fits 260 --reuse --alone 13
+    python benchmarks/driver_capacity.py --workers 1,2,4,8 --fits 260 --reuse --alone 39
     python benchmarks/driver_capacity.py --alone 1300
 
 A grid of 13 cells whose fits do everything but train: 40 evaluations of 8 metrics each, as many as
@@ -24,6 +24,8 @@ is to outlive its process). Then fits end so fast that the driver itself bends.
 With --alone there is no Ray: fits are handed out, run and told in this process, as many as given,
 so that what grows with the number of trials shows. Medians in milliseconds, of wall time and of the
 thread's processor time; 'run' is the worker's part.
+
+MLflow is SQLite beside the study, or what MLFLOW_TRACKING_URI names.
 
 From these the last table tells how many GPUs one driver keeps, for fits of a given length: until
 its loop takes a third of a core, and until MLflow is written as fast as fits end, live (the writer
@@ -323,6 +325,8 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="one process for many trials")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
+    if given.alone < 3 * CELLS:  # MLflow is written after each case, and thirds are shown.
+        parser.error(f"--alone must be at least {3 * CELLS} but got {given.alone}")
     if given.workers and len(set(given.evaluations.split(","))) < 2:
         parser.error(
             f"--evaluations must be at least two different numbers but got {given.evaluations}; "

@@ -4,6 +4,7 @@ With a request as MLflow's client sends it, because an open port says little: wh
 may refuse the password, or the name that it is asked by.
 """
 
+import os
 import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -23,6 +24,22 @@ TIMEOUTS = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql"
 PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 # In what MLflow says to a Host header that is not on its list.
 FOREIGN_HOST = "Invalid Host header"
+
+# Of MLflow's client in every process of a study or of the registry; what the user has set stays.
+CLIENT = {
+    # A server that is down is asked again at the next round, not in the middle of this one; and a
+    # request to create something, sent again because its answer was lost, would create two.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    # Else a run's address is printed whenever one ends, and a bar for each file.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def set_up_client() -> None:
+    """Has MLflow's client ask once, and print nothing."""
+    for variable, value in CLIENT.items():
+        os.environ.setdefault(variable, value)
 
 
 def mlflow_fault(uri: str) -> str | None:

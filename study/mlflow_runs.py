@@ -18,6 +18,7 @@ from mlflow.utils.mlflow_tags import (
 
 from study.config import StudyConfig
 from study.mlflow_places import experiment_id, make_database
+from study.mlflow_reach import set_up_client
 from study.run_content import RunContent, milliseconds, point
 from study.storage import Storage
 
@@ -69,9 +70,7 @@ class ExperimentRuns:
         connect_seconds: int,
         rest: Callable[[float], Any],
     ) -> None:
-        # A server that is down is asked again at the next round, not in the middle of this one; and
-        # a request to create a run, sent again because its answer was lost, would create two.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        set_up_client()
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(connect_seconds))
         self.config, self.storage, self.rest = config, storage, rest
         self.client: MlflowClient | None = None

@@ -18,7 +18,9 @@ umask 077
 # In a file of its own, because MLflow takes the address of its users' database from nowhere else;
 # doubled, because % means something there. Gone with the server, which reads it again and again.
 # Users may read all that there is: to one who may not, what is missing reads like what is forbidden,
-# and neither a promotion nor a study of a name that somebody else has would know what to do.
+# and neither a promotion nor a study of a name that somebody else has would know what to do. Each
+# check of a password costs a tenth of a second of a core, and a fit is some twenty requests: one that
+# was right is remembered for a minute.
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)
 export MLFLOW_AUTH_CONFIG_PATH
 trap 'rm -f "$MLFLOW_AUTH_CONFIG_PATH"' EXIT
@@ -27,6 +29,7 @@ cat > "$MLFLOW_AUTH_CONFIG_PATH" <<C
 default_permission = READ
 database_uri = ${MLFLOW_AUTH_DATABASE_URI//%/%%}
 admin_username = ${MLFLOW_AUTH_ADMIN_USERNAME:-admin}
+auth_cache_ttl_seconds = 60
 C
 # The other addresses and passwords are taken from the environment, where no list of processes shows
 # them.

@@ -11,7 +11,6 @@ new version its number, with its tags, and to move one alias. So
   (`study.registry.champions`).
 """
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from study.mlflow_places import make_database, without_login
+from study.mlflow_reach import set_up_client
 from study.mlflow_runs import TAG_LENGTH
 from study.registry.versions import (
     CHAMPION,
@@ -62,11 +62,7 @@ class Registry:
     """
 
     def __init__(self, uri: str, *, make: bool = False) -> None:
-        # A request to create, sent again because its answer was lost, would create two.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        # Else a run's address is printed whenever one ends, and a bar for each file.
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        set_up_client()
         self.uri, self.shown = uri, without_login(uri)
         if not make and uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE).partition("?")[0])

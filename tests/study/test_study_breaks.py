@@ -295,6 +295,7 @@ def test_a_server_that_comes_late_gets_everything(tmp_path, grid):
         output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, output
         assert "not up to date" not in output
+        assert "View run" not in output
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name("mine")
         runs = client.search_runs([experiment.experiment_id])
