@@ -35,7 +35,7 @@ fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: setup
-	$(BIN)/python -m pytest -m 'slow and not proof and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not proof and not gpu'
 
 proof: setup
 	$(BIN)/python -m pytest -m proof --timeout 3600

@@ -100,7 +100,7 @@ def _code() -> str:
     code = code_environment()
     if code["git_sha"] is None:
         return "the same code, of no git revision"
-    return f"revision {code['git_sha'][:7]} of the code{', edited' * code['git_dirty']}"
+    return f"revision {code['git_sha'][:7]} of the code{', edited' if code['git_dirty'] else ''}"
 
 
 def fitting_nodes(cpus: int, gpus: float) -> list[Node]:

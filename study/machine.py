@@ -23,6 +23,7 @@ SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 OWN_PACKAGES = ("ffcad", "study", "search_spaces")
 PACKAGES = ("ray", "optuna", "mlflow", "torchvision", "numpy", "scipy")
 WORKER_PACKAGES = ("torch", "scikit-learn", "pillow", "safetensors", "fsspec")
+REVISION_VARIABLE = "FFCAD_REVISION"
 _PROC = Path("/proc/self")
 # What the revision is to stand for; a node of a cluster has no more of the repository.
 _CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycache__/**")
@@ -30,10 +31,10 @@ _CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycac
 
 def code_environment() -> dict[str, Any]:
     """The code's state: git revision, whether the tree was dirty, versions. Taken by the driver."""
-    sha = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--", *_CODE)
     return {
-        "git_sha": sha,
-        "git_dirty": None if sha is None else bool(_git("status", "--porcelain", "--", *_CODE)),
+        "git_sha": _revision(),
+        "git_dirty": None if status is None else bool(status),
         **{name: version(name) for name in PACKAGES},
         "ffcad_study": _own_version(),
     }
@@ -47,7 +48,7 @@ def code_state() -> dict[str, str | None]:
     """
     names = (*PACKAGES, *WORKER_PACKAGES)
     return {
-        "git revision": _git("rev-parse", "HEAD"),
+        "git revision": _revision(),
         "source files": source_digest(),
         "python": platform.python_version(),
         # Without what comes after "+": a head without a GPU may have torch's build for CPUs.
@@ -184,6 +185,11 @@ def _own_version() -> str | None:
         return version("ffcad-study")
     except PackageNotFoundError:
         return None  # Used from a checkout that was not installed.
+
+
+def _revision() -> str | None:
+    """The revision that is checked out, or what an image, which has no .git, says of itself."""
+    return _git("rev-parse", "HEAD") or os.environ.get(REVISION_VARIABLE) or None
 
 
 def _git(*arguments: str) -> str | None:

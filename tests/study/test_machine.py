@@ -10,7 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.machine import SystemSampler, code_environment, peak_memory_mb, reset_peak_memory
+from study.machine import (
+    REVISION_VARIABLE,
+    SystemSampler,
+    code_environment,
+    peak_memory_mb,
+    reset_peak_memory,
+)
 
 
 def git(*arguments):
@@ -28,6 +34,15 @@ def test_the_code_is_known_by_its_revision_and_versions():
     assert found["git_dirty"] == (git("status", "--porcelain", "--", *parts) != "")
     for name in ("ray", "optuna", "mlflow", "torchvision", "numpy"):
         assert found[name] == version(name)
+
+
+def test_an_image_says_its_revision_where_there_is_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = code_environment()
+    assert (found["git_sha"], found["git_dirty"]) == (None, None)
+    monkeypatch.setenv(REVISION_VARIABLE, "0123abc")
+    found = code_environment()
+    assert (found["git_sha"], found["git_dirty"]) == ("0123abc", None)
 
 
 def test_the_load_is_sampled_until_the_end_and_earlier_samples_are_kept():
