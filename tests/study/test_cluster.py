@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 import torch
@@ -45,6 +46,8 @@ pytestmark = [
 ]
 
 GPUS = {"num_cpus": 4, "num_gpus": 2, "resources": {"fake_gpus": 1}}
+# Patient, because the machine may be busy with other tests.
+HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000"}
 GRID = """
 '''Which?'''
 CELLS = {"none": {"hsas": "none"}, "1d": {"hsas": "1d"}, "2d": {"hsas": "2d"}}
@@ -56,7 +59,7 @@ FIXED = {"ffc_layers": 1, "global_ratio": 0.0}
 def cluster():
     """A head that takes no trial, and a worker with two GPUs."""
     with pytest.MonkeyPatch.context() as patch:
-        for variable, value in RAY_ENVIRONMENT.items():
+        for variable, value in (RAY_ENVIRONMENT | HEALTH).items():
             patch.setenv(variable, value)
         one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         one.add_node(**GPUS)
@@ -338,7 +341,22 @@ class DoomedFit(Fit):
                 wait_for_file(self.reached)
 
 
-def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(cluster, grid, tmp_path):
+def kill(cluster, node):
+    """As a power cut would: nobody there gives anything back."""
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def cut_off(cluster, node):
+    """Nobody there answers any more; all would go on if they could."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.suspend()
+
+
+@pytest.mark.parametrize("loss", [kill, cut_off])
+def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(
+    cluster, grid, tmp_path, loss
+):
     before = {node.id for node in alive_nodes()}
     node = cluster.add_node(num_cpus=1, num_gpus=1, resources={"fake_gpus": 1})
     (doomed,) = {node.id for node in alive_nodes()} - before
@@ -347,8 +365,7 @@ def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(cluster, 
 
     def lose():
         wait_for_file(reached)
-        # As a power cut would: nobody there gives anything back.
-        cluster.remove_node(node, allow_graceful=False)
+        loss(cluster, node)
 
     flags = [*grid, "--retries", "0"]
     with sitting_of(tmp_path, flags) as sitting, ThreadPoolExecutor(1) as thread:
@@ -356,8 +373,12 @@ def test_fits_of_a_node_that_is_lost_go_on_elsewhere_and_need_no_retry(cluster, 
         # One for each cell, so that the doomed node has one.
         assert room.slots == 3
         lost = thread.submit(lose)
-        trials, fits, search = go_through(sitting, room, tmp_path, make_fit)
-        lost.result()
+        try:
+            trials, fits, search = go_through(sitting, room, tmp_path, make_fit)
+        finally:
+            lost.result()
+            if loss is cut_off:
+                kill(cluster, node)
     assert search.left_out.ids == []
     assert [trial.state for trial in trials] == ["finished"] * 3
     # No fit was done twice, and the lost one went on where its last evaluation was.
