@@ -4,6 +4,7 @@ Takes a quarter of an hour. `python -m pytest -m proof -rP tests/cluster/test_th
 the figures, too.
 """
 
+import json
 import os
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from host_cluster import (
     PASSWORD,
     SECONDS,
     SERVICES,
+    STORAGE,
     TRACKING,
     WORKERS,
     Cluster,
@@ -105,7 +107,7 @@ def end(driver):
     assert "Best: trial" in output, output[-5000:]
 
 
-def check_all_done_once(cluster, study, fits):
+def check_all_done_once(cluster, study, fits, checkout=True):
     records = cluster.fits(study)
     assert len(records) == fits
     for record in records.values():
@@ -115,7 +117,8 @@ def check_all_done_once(cluster, study, fits):
         starts = [sitting["iteration"] for sitting in record["sittings"]]
         assert starts == sorted(starts)
         assert starts[0] == 0
-        assert record["environment"]["git_dirty"] is False
+        # A job's working folder has none.
+        assert record["environment"]["git_dirty"] is (False if checkout else None)
     return records
 
 
@@ -304,6 +307,27 @@ def test_a_backup_brings_mlflow_back(cluster, monkeypatch):
     wait_for("answer of MLflow", lambda: "200 OK" in cluster.mlflow_says("health"), server)
     check_mlflow(monkeypatch, "three-hosts", cluster.fits("three-hosts"))
     assert "0 runs written" in cluster.user("python -m study sync three-hosts")
+
+
+def test_a_study_is_submitted_as_a_job(cluster):
+    """As cluster/README.md has it: the working folder is sent along, so its code is what runs."""
+    study = "by-job"
+    environment = {
+        "excludes": [".git", ".venv", "runs"],
+        "env_vars": {"FFCAD_STORAGE": STORAGE, "MLFLOW_TRACKING_URI": TRACKING},
+    }
+    flags = f"--space smoke --study {study} --num-trials 2 --no-early-stopping --seeds 4"
+    flags += f" --set evaluate_every={EVERY} --set autoencoder_iterations={2 * EVERY}"
+    flags += f" --set head_iterations={ITERATIONS - 2 * EVERY}"
+    said = cluster.type(
+        "head",
+        "cd ffcad-study && RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 ray job submit "
+        f"--working-dir . --runtime-env-json '{json.dumps(environment)}' "
+        f"-- python study/run.py {flags}",
+    )
+    assert "Best: trial" in said, said[-3000:]
+    for record in check_all_done_once(cluster, study, 2, checkout=False).values():
+        assert place(record) in WORKERS
 
 
 def test_ray_down_ends_ray_on_all_machines(cluster):

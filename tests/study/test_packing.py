@@ -1,5 +1,7 @@
 """How many trials share a GPU, with plain numbers."""
 
+import os
+
 import pytest
 import torch
 
@@ -87,6 +89,13 @@ def test_a_trial_that_came_back_in_another_sitting_has_no_less_than_the_others(g
 )
 def test_trials_of_a_node_are_counted_as_ray_places_them(node, cpus, gpus, trials):
     assert trials_on(node, cpus, gpus) == trials
+
+
+@pytest.mark.parametrize(("share", "visible"), [(0.0, ""), (0.5, "0"), (1.0, "0"), (2.0, "0")])
+def test_who_has_no_share_sees_no_gpu(share, visible, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    keep_to_share(share)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 @pytest.mark.gpu
