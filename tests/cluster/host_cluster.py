@@ -156,8 +156,9 @@ class Cluster:
         return self.start("services", f"{SERVICES}; exec {command} >> /tmp/mlflow.log 2>&1")
 
     def stop_mlflow(self):
-        """Ends it without a word, and what it started."""
-        self.type("services", "pkill -KILL -f '[m]lflow'; pkill -KILL -f '[u]vicorn'", None)
+        """Ends it without a word, and what it started; PostgreSQL, whose processes have the name of
+        its user, stays."""
+        self.type("services", r"pkill -KILL -f '[m]lflow server|[m]lflow\.sh|[u]vicorn'", None)
         assert "200 OK" not in self.mlflow_says("health")
 
     def _make_user(self):
