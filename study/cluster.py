@@ -96,7 +96,7 @@ def settle(sitting: Sitting, console: Console, stopping: Callable[[], bool]) -> 
 
 
 def _code() -> str:
-    """The code that this machine has. Only the user knows whether it is what he has edited."""
+    """The code that this machine has, for the user to compare with what is on his own."""
     code = code_environment()
     if code["git_sha"] is None:
         return "the same code, of no git revision"

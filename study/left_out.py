@@ -40,13 +40,13 @@ class LeftOut:
         and go."""
         self._seen |= self._alive()
 
-    def is_there(self, node: str) -> bool:
-        """Whether a node still is part of the cluster.
+    def is_gone(self, node: str) -> bool:
+        """Whether a node was there and is no more.
 
         Args:
-            node: the id of one that a trial had its place on.
+            node: its id.
         """
-        return node in self._alive()
+        return node in self._seen and node not in self._alive()
 
     def add(self, node: str, why: str) -> str | None:
         """Leaves a node out.

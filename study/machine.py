@@ -23,7 +23,8 @@ SAMPLE_SECONDS, MOST_SAMPLES = 10.0, 360
 OWN_PACKAGES = ("ffcad", "study", "search_spaces")
 PACKAGES = ("ray", "optuna", "mlflow", "torchvision", "numpy", "scipy")
 WORKER_PACKAGES = ("torch", "scikit-learn", "pillow", "safetensors", "fsspec")
-REVISION_VARIABLE = "FFCAD_REVISION"
+# Of an image, which has no .git: what `git describe --always --dirty` said where it was made.
+REVISION_FILE, DIRTY = Path(__file__).parents[1] / "REVISION", "-dirty"
 _PROC = Path("/proc/self")
 # What the revision is to stand for; a node of a cluster has no more of the repository.
 _CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycache__/**")
@@ -31,10 +32,10 @@ _CODE = (":/ffcad", ":/study", ":/search_spaces", ":(top,exclude,glob)**/__pycac
 
 def code_environment() -> dict[str, Any]:
     """The code's state: git revision, whether the tree was dirty, versions. Taken by the driver."""
-    status = _git("status", "--porcelain", "--", *_CODE)
+    sha, dirty = _revision()
     return {
-        "git_sha": _revision(),
-        "git_dirty": None if status is None else bool(status),
+        "git_sha": sha,
+        "git_dirty": dirty,
         **{name: version(name) for name in PACKAGES},
         "ffcad_study": _own_version(),
     }
@@ -48,7 +49,7 @@ def code_state() -> dict[str, str | None]:
     """
     names = (*PACKAGES, *WORKER_PACKAGES)
     return {
-        "git revision": _revision(),
+        "git revision": _revision()[0],
         "source files": source_digest(),
         "python": platform.python_version(),
         # Without what comes after "+": a head without a GPU may have torch's build for CPUs.
@@ -187,9 +188,15 @@ def _own_version() -> str | None:
         return None  # Used from a checkout that was not installed.
 
 
-def _revision() -> str | None:
-    """The revision that is checked out, or what an image, which has no .git, says of itself."""
-    return _git("rev-parse", "HEAD") or os.environ.get(REVISION_VARIABLE) or None
+def _revision() -> tuple[str | None, bool | None]:
+    """The revision that is checked out, or that an image was made of, and whether it was edited."""
+    sha = _git("rev-parse", "HEAD")
+    if sha is not None:
+        return sha, bool(_git("status", "--porcelain", "--", *_CODE))
+    with contextlib.suppress(OSError):
+        if said := REVISION_FILE.read_text().strip():
+            return said.removesuffix(DIRTY), said.endswith(DIRTY)
+    return None, None
 
 
 def _git(*arguments: str) -> str | None:

@@ -150,8 +150,9 @@ def _own_resources() -> dict[str, float]:
 
 
 def this_node() -> str:
-    """Ray's id of the node that this process is on."""
-    return ray.get_runtime_context().get_node_id()
+    """Ray's id of the node that this process is on; empty where Ray does not run, and would be
+    started."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def ask_nodes(

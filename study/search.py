@@ -66,7 +66,7 @@ class OptunaSearch(Searcher):
         counted: trials that the study ever had; the number of a lost one is not given again.
         new: configurations that a search may still draw.
         left_out: takes the nodes that trials come back from because they can do no fit.
-        retries: how often a trial comes back whose worker died; one whose node is lost always does.
+        retries: how often a trial comes back whose worker died; lost nodes do not count.
         waiting: the trials that are not decided, in the order in which they are suggested; None is
             that of `trials`.
         gpus: the share of a GPU that a trial of the study has.
@@ -106,7 +106,7 @@ class OptunaSearch(Searcher):
         self.waiting = undecided if waiting is None else list(waiting)
         self.running: dict[str, Asked] = {}
         self.back: dict[int, Trial] = {}  # Of those that wait, the ones that came back.
-        self.comebacks = Comebacks(retries, self.left_out.is_there)
+        self.comebacks = Comebacks(retries, self.left_out.is_gone)
         self.fractions: dict[int, float] = {}
         self.exhausted = False
         self.stopping = threading.Event()
@@ -189,8 +189,12 @@ class OptunaSearch(Searcher):
             return
         changes = outcome(result)
         if error or not result:
-            crash = Crash(asked.node, self.deaths.lacked_memory(trial_id))
-            lost = self.deaths.lost_its_node(trial_id)
+            lost, memory = (
+                self.deaths.lost_its_node(trial_id),
+                self.deaths.lacked_memory(trial_id),
+            )
+            # A loss that is one too many is not to be explained by itself.
+            crash = Crash(None if lost else asked.node, reached, memory)
             if (lost and self.comebacks.after_loss(asked.number, reached)) or (
                 self.comebacks.after_crash(asked.number, crash)
             ):

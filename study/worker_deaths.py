@@ -84,10 +84,12 @@ class Crash:
 
     Attributes:
         node: the id of the one that it last gave a sign of life from, if it gave any.
+        reached: the fraction of its trial that was done.
         memory: whether Ray killed it because the machine's memory was nearly full.
     """
 
     node: str | None
+    reached: float
     memory: bool
 
 
@@ -96,11 +98,11 @@ class Comebacks:
 
     Args:
         retries: how often one does whose worker crashed.
-        is_there: whether a node, by its id, still is part of the cluster.
+        is_gone: whether a node, by its id, was part of the cluster and is no more.
     """
 
-    def __init__(self, retries: int, is_there: Callable[[str], bool]) -> None:
-        self._retries, self._is_there = retries, is_there
+    def __init__(self, retries: int, is_gone: Callable[[str], bool]) -> None:
+        self._retries, self._is_gone = retries, is_gone
         self._crashes: defaultdict[int, list[Crash]] = defaultdict(list)
         self._losses: dict[int, tuple[float, int]] = {}
 
@@ -118,13 +120,15 @@ class Comebacks:
         return losses <= MOST_LOSSES
 
     def after_crash(self, trial: int, crash: Crash) -> bool:
-        """Counts a trial's crashes, but for those, as many as `MOST_LOSSES`, whose machine is no
-        more: one that is shut down in good order ends its workers some seconds before Ray misses
-        it, which is known when the next worker dies."""
-        self._crashes[trial].append(crash)
-        crashes = self._crashes[trial]
-        gone = sum(c.node is not None and not self._is_there(c.node) for c in crashes)
-        return len(crashes) - min(gone, MOST_LOSSES) <= self._retries
+        """Counts a trial's crashes, but for those that the loss of their machine explains: one that
+        is shut down in good order ends its workers some seconds before Ray misses it, which is
+        known when the next worker dies."""
+        self._crashes[trial] = [
+            one
+            for one in (*self._crashes[trial], crash)
+            if not (one.node and self._is_gone(one.node) and self.after_loss(trial, one.reached))
+        ]
+        return len(self._crashes[trial]) <= self._retries
 
     def lacked_memory(self, trial: int) -> bool:
         """Whether one of its workers was killed for lack of memory."""

@@ -19,7 +19,7 @@ umask 077
 # doubled, because % means something there. Gone with the server, which reads it again and again.
 # Users may read all that there is: to one who may not, what is missing reads like what is forbidden,
 # and neither a promotion nor a study of a name that somebody else has would know what to do. Each
-# check of a password costs a tenth of a second of a core, and a fit is some twenty requests: one that
+# check of a password costs a tenth of a second of a core, and a fit's runs are some thirty requests: one that
 # was right is remembered for a minute.
 MLFLOW_AUTH_CONFIG_PATH=$(mktemp)
 export MLFLOW_AUTH_CONFIG_PATH

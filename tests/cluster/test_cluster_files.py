@@ -214,7 +214,12 @@ def test_modules_that_the_revision_no_longer_has_go_and_new_ones_stay(path, tmp_
     git("commit", "--quiet", "-m", "first")
     git("rm", "--quiet", "study/old.py")
     git("commit", "--quiet", "-m", "second")
-    for name in ("old", "own"):  # As rsync leaves it, and one that is not committed yet.
+    git("checkout", "--quiet", "-b", "another")
+    (study / "elsewhere.py").touch()
+    git("add", ".")
+    git("commit", "--quiet", "-m", "third")
+    git("checkout", "--quiet", "-")
+    for name in ("old", "elsewhere", "own"):  # As rsync leaves two, and one that git does not know.
         (study / f"{name}.py").touch()
     assert set_up(path, "rev-list", tmp_path) == 0
     assert {p.name for p in study.iterdir()} == {"kept.py", "own.py"}

@@ -15,6 +15,7 @@ class Relay:
     def __init__(self, target: int) -> None:
         self._target = target
         self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
         self._listener = self._listen(0)
         self.port = self._listener.getsockname()[1]
 
@@ -22,9 +23,10 @@ class Relay:
         """Ends all connections; new ones are refused."""
         self._listener.shutdown(socket.SHUT_RDWR)  # Else the thread would go on to wait on it.
         self._listener.close()
-        for one in self._open:
-            _end(one)
-        self._open.clear()
+        with self._lock:
+            for one in self._open:
+                _end(one)
+            self._open.clear()
 
     def come_back(self) -> None:
         """Listens again, on the same port."""
@@ -42,7 +44,12 @@ class Relay:
             except OSError:  # It has left.
                 return
             server = socket.create_connection(("127.0.0.1", self._target))
-            self._open += [client, server]
+            with self._lock:
+                if listener.fileno() < 0:  # It has left meanwhile.
+                    _end(client)
+                    _end(server)
+                    return
+                self._open += [client, server]
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=_carry, args=(source, sink), daemon=True).start()
 

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from study.machine import (
-    REVISION_VARIABLE,
     SystemSampler,
     code_environment,
     peak_memory_mb,
@@ -40,9 +39,11 @@ def test_an_image_says_its_revision_where_there_is_no_git(tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = code_environment()
     assert (found["git_sha"], found["git_dirty"]) == (None, None)
-    monkeypatch.setenv(REVISION_VARIABLE, "0123abc")
-    found = code_environment()
-    assert (found["git_sha"], found["git_dirty"]) == ("0123abc", None)
+    monkeypatch.setattr("study.machine.REVISION_FILE", tmp_path / "REVISION")
+    for said, dirty in (("0123abc", False), ("0123abc-dirty\n", True)):
+        (tmp_path / "REVISION").write_text(said)
+        found = code_environment()
+        assert (found["git_sha"], found["git_dirty"]) == ("0123abc", dirty)
 
 
 def test_the_load_is_sampled_until_the_end_and_earlier_samples_are_kept():

@@ -571,33 +571,54 @@ def test_a_lost_node_is_no_retry_and_a_dead_worker_is_one(tmp_path):
 
 
 def test_a_worker_that_died_with_its_machine_is_no_retry_once_that_is_missed(tmp_path):
-    died, alive = tmp_path / "died.txt", {"n1", "n2", "n3", "n4"}
+    died, alive = tmp_path / "died.txt", {*map(str, range(30)), "stays"}
     died.write_text("The actor is dead because its worker process has died.")
     study = Study(retries=1, left_out=LeftOut(alive=lambda: alive))
 
-    def crash(trial_id, node):
+    def crash(trial_id, node, fraction=0.9):
         study.search.suggest(trial_id)
-        study.search.on_trial_result(trial_id, {"fraction": 0.1, "node": node})
+        study.search.on_trial_result(trial_id, {"fraction": fraction, "node": node})
         study.of_tune(trial_id, "ERROR", died)
         study.search.on_trial_complete(trial_id, None, error=True)
         return study.trials[0].state
 
-    # Each machine is missed after its worker's death only.
-    for node in ("n1", "n2", "n3"):
-        assert crash(node, node) == "begun"
+    # Each machine is missed after its worker's death only; the trial gets further in between.
+    for node in map(str, range(3 * MOST_LOSSES)):
+        assert crash(node, node, 0.01 * int(node)) == "begun"
         alive.discard(node)
     # The first one whose machine stays is the retry, the second one too many.
-    assert [crash(trial_id, "n4") for trial_id in "ab"] == ["begun", "failed"]
+    assert [crash(trial_id, "stays") for trial_id in "ab"] == ["begun", "failed"]
+
+
+def test_a_trial_that_brings_its_machines_down_fails_in_the_end(tmp_path):
+    died, alive = tmp_path / "died.txt", set()
+    died.write_text("The actor is dead because its worker process has died.")
+    study = Study(retries=1, left_out=LeftOut(alive=lambda: alive))
+    ends = []
+    while "failed" not in ends:
+        node = str(len(ends))
+        alive.add(node)
+        study.search.suggest(node)
+        study.search.on_trial_result(node, {"fraction": 0.5, "node": node})
+        study.of_tune(node, "ERROR", died)
+        study.search.on_trial_complete(node, None, error=True)
+        ends.append(study.trials[0].state)
+        alive.discard(node)
+    # Five whose machines are gone, the one that is the retry, and the last.
+    assert len(ends) == MOST_LOSSES + 2
 
 
 def test_a_trial_that_loses_node_after_node_without_getting_further_has_crashed(tmp_path):
     lost = tmp_path / "lost.txt"
     lost.write_text("The actor died because its node has died. Node Id: 12ab")
-    study = Study(retries=0)
+    alive = set()
+    study = Study(retries=0, left_out=LeftOut(alive=lambda: alive))
 
     def lose(trial_id, fraction):
+        alive.add(trial_id)
         study.search.suggest(trial_id)
-        study.search.on_trial_result(trial_id, {"fraction": fraction})
+        alive.discard(trial_id)
+        study.search.on_trial_result(trial_id, {"fraction": fraction, "node": trial_id})
         study.of_tune(trial_id, "ERROR", lost)
         study.search.on_trial_complete(trial_id, None, error=True)
         return study.trials[0].state

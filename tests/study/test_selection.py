@@ -30,6 +30,8 @@ class OtherReport(Fit):
 def trial(make_context, first_fit, tmp_path, monkeypatch):
     """Runs a trial; gives what Tune was told, its outcome, and the fit's record."""
     threads = torch.get_num_threads()
+    # It takes the GPUs away from a process without a share of one.
+    monkeypatch.setattr("study.trainable.keep_to_share", lambda gpus: None)
 
     def run(make_fit):
         storage = tmp_path / make_fit.__name__

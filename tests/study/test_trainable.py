@@ -49,6 +49,8 @@ class HungryFit(ReadyFit):
 def reports(make_context, first_fit, tmp_path, monkeypatch):
     """What a trial over seeds reports."""
     threads = torch.get_num_threads()
+    # It takes the GPUs away from a process without a share of one.
+    monkeypatch.setattr("study.trainable.keep_to_share", lambda gpus: None)
 
     def reported(seeds, make_fit=ReadyFit, gpus=None, flags=""):
         flags = f"--seeds {seeds} --objective select_pixel_ap {flags}"
