@@ -151,8 +151,14 @@ def main() -> int:
     """Runs the test; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help="of studies, in turn: some of them"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
+    kinds = given.kinds.split(",")
+    if unknown := set(kinds) - KINDS.keys():
+        parser.error(f"--kinds must be among {', '.join(KINDS)} but got {', '.join(unknown)}")
     console, chance, wrong = Console(), random.Random(given.seed), []
     kills: list[Kill] = []
     with tempfile.TemporaryDirectory(prefix="ffcad-kills-") as temporary:
@@ -161,12 +167,12 @@ def main() -> int:
         latest = max(LATEST_SECONDS, 2 * start_seconds)
         console.print(f"a start takes {start_seconds:.0f} s; kills come within {latest:.0f} s")
         number = 0
-        while len(kills) < given.kills or number < len(KINDS):
-            kind = list(KINDS)[number % len(KINDS)]
-            study = Study(Path(temporary) / f"{kind} {number // len(KINDS) + 1}", kind)
+        while len(kills) < given.kills or number < len(kinds):
+            kind = kinds[number % len(kinds)]
+            study = Study(Path(temporary) / f"{kind} {number // len(kinds) + 1}", kind)
             number += 1
             # All kinds get their share of the kills.
-            share = -(-given.kills * min(number, len(KINDS)) // len(KINDS))
+            share = -(-given.kills * min(number, len(kinds)) // len(kinds))
             found = killed_until_done(study, kills, share, latest, chance)
             records = study.records()
             reference = undisturbed if kind == "grid" else alone(study.folder, NAME, records)

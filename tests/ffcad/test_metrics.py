@@ -348,6 +348,7 @@ def test_limits_outside_their_range_are_refused(limit: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_all_metrics_take_at_most_three_fifths_of_scikit_learns_two() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--rounds", "3", "--cases", "usual", "--json"],

@@ -158,6 +158,7 @@ def test_encoders_are_made_once_through_a_stop_and_a_kill_and_shared(tmp_path, g
     assert len(cards(tmp_path)) == 2
 
 
+@pytest.mark.proof
 def test_a_search_over_a_range_of_ratios_makes_what_it_draws(tmp_path, recipe):
     path = tmp_path / "ratios.py"
     path.write_text(
@@ -204,6 +205,7 @@ def test_an_encoder_that_cannot_be_made_fails_its_fits_and_no_others(tmp_path, g
     assert len(cards(tmp_path)[failed["key"]]["sittings"]) == 1
 
 
+@pytest.mark.proof
 def test_encoders_alone_are_made_by_a_command_whatever_dies(tmp_path, grid):
     command = ("-m", "study", "encoders", "make")
     process = start(tmp_path, *grid, *LONG, command=command)
