@@ -1,6 +1,7 @@
 """Whole studies to which something happens: nothing is lost, done twice or left open."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -264,7 +265,9 @@ def test_a_minute_without_the_storage_is_waited_out(tmp_path, grid, bucket, monk
     assert process.returncode == 0, output
     text = " ".join(output.split())
     assert "Waiting for the storage, 2 minutes at most" in text
-    assert "The storage answers again, after 6" in text
+    # It is missed when it is next needed, and asked again every ten seconds at last.
+    (seconds,) = re.findall(r"The storage answers again, after (\d+) s", text)
+    assert 40 <= int(seconds) <= 80
     steps = list(range(4, 125, 4))
     assert [fit.status for fit in fits()] == ["finished"] * 2
     for fit in fits():
