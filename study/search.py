@@ -189,10 +189,8 @@ class OptunaSearch(Searcher):
             return
         changes = outcome(result)
         if error or not result:
-            lost, memory = (
-                self.deaths.lost_its_node(trial_id),
-                self.deaths.lacked_memory(trial_id),
-            )
+            lost = self.deaths.lost_its_node(trial_id)
+            memory = self.deaths.lacked_memory(trial_id)
             # A loss that is one too many is not to be explained by itself.
             crash = Crash(None if lost else asked.node, reached, memory)
             if (lost and self.comebacks.after_loss(asked.number, reached)) or (
