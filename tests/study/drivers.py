@@ -18,7 +18,7 @@ FLAGS = (
     "--set head_iterations=8 --set evaluate_every=4"
 )
 TINY = FLAGS.split()
-SECONDS = 400
+SECONDS = 600
 
 
 def start(folder, *flags, command=(str(SCRIPT),)):

@@ -154,6 +154,7 @@ def test_the_first_study_says_where_the_figures_to_report_are(search):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_a_tuned_grid_is_run_confirmed_and_gone_on_with_by_the_same_command(tmp_path):
     # Without the default's constant rate, so that the best is never the default.
     (tmp_path / "rates.py").write_text(

@@ -43,11 +43,11 @@ def grid(tmp_path):
     return [*TINY, "--space", str(path)]
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)
 def test_three_kills_lose_nothing():
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "3"]
     command += ["--kinds", "grid,search"]  # All of them, and twenty kills: make proof.
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing was lost, done twice or left open." in done.stdout
 
@@ -112,6 +112,7 @@ def test_broken_documents_are_mended_from_the_others(tmp_path, grid):
     assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
 
 
+@pytest.mark.proof
 def test_an_extended_study_does_only_what_is_new(tmp_path):
     flags = [*TINY, "--num-trials", "2", "--no-early-stopping"]
     code, output = run(tmp_path, *flags)
@@ -277,6 +278,7 @@ def test_a_minute_without_the_storage_is_waited_out(tmp_path, grid, bucket, monk
     assert {r.info.status for r in mlflow_runs(tmp_path)} == {"FINISHED"}
 
 
+@pytest.mark.proof
 def test_a_server_that_comes_late_gets_everything(tmp_path, grid):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

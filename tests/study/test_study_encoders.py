@@ -26,7 +26,7 @@ CELLS = {
     "c": {"global_ratio": 0.5, "hsas": "none"},
 }
 # At the default rate a cell may diverge, on one kind of processor and not on another.
-FIXED = {"ffc_layers": 1, "sgd_learning_rate": 0.01}
+FIXED = {"ffc_layers": 1, "sgd_learning_rate": 0.001}
 """
 LONG = ["--pretrain", "iterations=60", "--pretrain", "evaluate_every=15"]
 # The card of an encoder that a worker has not come to yet.
@@ -166,7 +166,7 @@ def test_a_search_over_a_range_of_ratios_makes_what_it_draws(tmp_path, recipe):
         "from optuna.distributions import CategoricalDistribution, FloatDistribution\n"
         'SEARCH = {"global_ratio": FloatDistribution(0.25, 0.26),\n'
         '          "hsas": CategoricalDistribution(("none", "1d", "2d"))}\n'
-        'FIXED = {"ffc_layers": 1, "sgd_learning_rate": 0.01}\n'
+        'FIXED = {"ffc_layers": 1, "sgd_learning_rate": 0.001}\n'
     )
     flags = [*TINY, "--space", str(path), *recipe.split(), "--num-trials", "3"]
     code, output = run(tmp_path, *flags, "--seeds", "0,1", "--no-early-stopping")
@@ -186,7 +186,7 @@ def test_a_search_over_a_range_of_ratios_makes_what_it_draws(tmp_path, recipe):
 def test_an_encoder_that_cannot_be_made_fails_its_fits_and_no_others(tmp_path, grid):
     (tmp_path / "grid.py").write_text(
         "CELLS = {'plain': {'ffc_encoder': False}, 'ffc': {'global_ratio': 0.25}}\n"
-        "FIXED = {'ffc_layers': 2, 'sgd_learning_rate': 0.01}\n"
+        "FIXED = {'ffc_layers': 2, 'sgd_learning_rate': 0.001}\n"
     )
     code, output = run(tmp_path, *grid, "--pretrain", "learning_rate=1e30")
     text = " ".join(output.split())
